@@ -1,0 +1,38 @@
+# Everything here sets itself up in .venv, from Python 3.11 or later, make and git alone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := torch,tensorflow,worker,postgres,local,test,check
+
+.PHONY: help demo test check format clean
+
+help:
+	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
+	@echo "make test    the whole test suite, with a real Redis, PostgreSQL and workers"
+	@echo "make check   formatting, lint and types"
+	@echo "make format  mend formatting and what lint can mend"
+	@echo "make clean   remove .venv and caches"
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Dnnamo needs Python 3.11 or later; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

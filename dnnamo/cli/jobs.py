@@ -1,0 +1,78 @@
+"""`ls`, `show`, `logs`, `wait`, `cancel`: the verbs about jobs that there are."""
+
+from typing import Annotated
+
+import typer
+
+from dnnamo import client, records
+from dnnamo.cli.output import Format, Output, note, progress, show_object, show_rows
+from dnnamo.cli.summary import describe
+from dnnamo.errors import JobFailed, UsageError
+
+__all__ = ["cancel", "logs", "ls", "show", "wait"]
+
+Id = Annotated[int, typer.Argument(help="Id of the job.", show_default=False)]
+Ids = Annotated[list[int], typer.Argument(help="Ids of the jobs.", show_default=False)]
+
+_COLUMNS = ("id", "state", "cause", "method", "model", "device", "params", "created")
+
+
+def ls(
+    state: Annotated[records.State | None, typer.Option(help="Only jobs in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model reference.")] = None,
+    method: Annotated[records.Method | None, typer.Option(help="Only jobs that call this method.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    output: Output = Format.table,
+) -> None:
+    """List jobs, newest first."""
+    found = client.jobs(state=state, model=model, method=method, limit=limit)
+    rows = []
+    for job in found:
+        stored = job.record.to_dict()
+        rows.append({name: stored[name] if name in stored else stored["spec"][name] for name in _COLUMNS})
+    show_rows(rows, _COLUMNS, output)
+    here = client.session()
+    for device in records.DEVICES:
+        waiting = here.store.queued(device, limit=1)
+        if waiting and not here.is_served(device):
+            note(f"Queued jobs wait: no worker serves queue {device}. Start one with `dnnamo worker --queue {device}`.")
+
+
+def show(id: Id, output: Output = Format.table) -> None:  # noqa: A002
+    """Show everything that is known of a job."""
+    show_object(describe(client.job(id)), output)
+
+
+def logs(id: Id) -> None:  # noqa: A002
+    """Print what a job's model printed, with the traceback if it raised."""
+    job = client.job(id)
+    if not job.record.is_over:
+        note(f"Job {id} is {job.state}; its log is stored when an attempt ends.")
+    typer.echo(job.log, nl=False)
+
+
+def wait(
+    ids: Ids, timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Give up after so long.")] = None
+) -> None:
+    """Wait until jobs are over; the exit code says whether all succeeded."""
+    handles = [client.job(job_id) for job_id in ids]
+    for job in handles:
+        with progress(f"job {job.id}: {job.spec.method} of {job.spec.model}"):
+            try:
+                job.wait(timeout=timeout)
+            except TimeoutError as error:
+                raise UsageError(str(error)) from error
+    for job in handles:
+        record = job.record
+        if record.state != "succeeded":
+            raise JobFailed(job.id, state=record.state, cause=record.cause, message=record.message)
+
+
+def cancel(ids: Ids) -> None:
+    """Cancel jobs: queued ones at once, running ones within seconds."""
+    for job in [client.job(job_id) for job_id in ids]:
+        before = job.record
+        if before.is_over:
+            note(f"Job {job.id} has {before.state} already.")
+        else:
+            note(f"Job {job.id}: {'cancelled' if job.cancel() == 'cancelled' else 'told to stop'}.")

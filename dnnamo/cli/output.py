@@ -1,0 +1,90 @@
+"""What the command line prints: data to standard output as a table, JSON or CSV, everything else to standard error."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["Format", "Output", "note", "progress", "show_object", "show_rows"]
+
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How data is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the data.")]
+
+
+def note(text: str) -> None:
+    """Say something that is not data."""
+    typer.echo(text, err=True)
+
+
+def progress(text: str) -> AbstractContextManager[object]:
+    """Show that something goes on, if somebody is looking."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def show_rows(rows: Sequence[Row], columns: Sequence[str], format: Format) -> None:  # noqa: A002
+    """Print rows; JSON has every field, table and CSV have `columns`."""
+    if format is Format.json:
+        typer.echo(json.dumps(list(rows), indent=2, allow_nan=False))
+    elif format is Format.csv:
+        _csv(rows, columns)
+    else:
+        _table(rows, columns)
+
+
+def show_object(values: Row, format: Format) -> None:  # noqa: A002
+    """Print one thing: as a JSON object, a CSV of one row, or a line a field."""
+    if format is Format.json:
+        typer.echo(json.dumps(values, indent=2, allow_nan=False))
+    elif format is Format.csv:
+        _csv([values], list(values))
+    else:
+        width = max(map(len, values), default=0)
+        for name, value in values.items():
+            typer.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        is_number = any(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    # Without a terminal Rich folds at 80 columns, which breaks up what a pipe is to read.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(markup=False, highlight=False, width=width).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,327 @@
+"""Submit, run, profile, find and cancel jobs: the door where core, store and workers meet.
+
+Jobs live in the database that the settings name. With a broker configured they are run by workers; without one, on a
+thread of the calling process.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha256
+from os import PathLike, fspath
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, Literal, Protocol, cast
+
+from dnnamo.errors import JobFailed, UsageError
+from dnnamo.records import Artifact, Cause, Device, Environment, Job, JobSpec, Method, Profile, Result, State
+
+__all__ = ["JobHandle", "Session", "job", "jobs", "method_of", "profile", "run", "session", "submit"]
+
+Mode = Literal["inference", "training"]
+
+_LOG_NAME = "log.txt"
+_FIRST_LOOK_S = 0.01
+_SLOWEST_LOOK_S = 0.25
+_WORKER_SEEN_S = 30.0
+
+
+class _Backend(Protocol):
+    """Where the jobs of a session run: `Embedded` or `Hinted`."""
+
+    def check(self) -> None: ...
+    def launch(self, job_id: int, device: Device) -> None: ...
+    def attend(self, job_id: int, device: Device) -> None: ...
+
+
+class Session:
+    """One database, and what runs the jobs that are submitted to it. Thread-safe.
+
+    Args:
+        database_url: SQLAlchemy URL.
+        broker_url: Redis URL; None runs jobs in this process.
+
+    Raises:
+        InfrastructureError: If the database does not answer or holds a schema of another version.
+    """
+
+    def __init__(self, database_url: str, broker_url: str | None) -> None:
+        from dnnamo_storage import Store
+
+        self.is_embedded = broker_url is None
+        self.store: Store = Store.open(database_url)
+        self.backend = self._backend(broker_url)
+
+    def _backend(self, broker_url: str | None) -> _Backend:
+        if broker_url is None:
+            from dnnamo_workers.embedded import Embedded
+
+            return Embedded(self.store)
+        from dnnamo_workers.hinted import Hinted
+
+        return Hinted(self.store, broker_url)
+
+    def submit(self, spec: JobSpec, *, key: str | None = None) -> "JobHandle":
+        """Store a job and have it run."""
+        self.backend.check()
+        job_id = self.store.submit(spec, key=key)
+        self.backend.launch(job_id, spec.device)
+        return JobHandle(job_id, self)
+
+    def is_served(self, device: Device) -> bool:
+        """Whether somebody takes jobs of this device class at the moment."""
+        workers = self.store.workers(seen_within_s=_WORKER_SEEN_S)
+        return self.is_embedded or any(device in worker.queues for worker in workers)
+
+
+class JobHandle:
+    """A stored job, read afresh at each look. Thread-safe."""
+
+    def __init__(self, job_id: int, owner: Session) -> None:
+        self.id = job_id
+        self._session = owner
+        self._over: Job | None = None
+
+    def __repr__(self) -> str:
+        return f"<job {self.id}: {self.state}>"
+
+    @property
+    def record(self) -> Job:
+        """The job as it is stored now.
+
+        Raises:
+            JobNotFound: If the database has no such job.
+        """
+        if self._over is not None:
+            return self._over
+        found = self._session.store.job(self.id)
+        if found.is_over:
+            self._over = found
+        return found
+
+    @property
+    def spec(self) -> JobSpec:
+        """What the job does."""
+        return self.record.spec
+
+    @property
+    def state(self) -> State:
+        """`queued`, `running`, `succeeded`, `failed` or `cancelled`."""
+        return self.record.state
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the job did not succeed, None while it may."""
+        return self.record.cause
+
+    @property
+    def message(self) -> str | None:
+        """What went wrong, in words."""
+        return self.record.message
+
+    def wait(self, timeout: float | None = None) -> "JobHandle":
+        """Wait until the job is over, however it ends, and return this handle.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: If the job is not over by then. It goes on.
+        """
+        deadline = float("inf") if timeout is None else monotonic() + timeout
+        pause = _FIRST_LOOK_S
+        while not (record := self.record).is_over:
+            if monotonic() >= deadline:
+                raise TimeoutError(f"Job {self.id} is still {record.state} after {timeout:g} s; it goes on.")
+            if record.state == "queued":
+                self._session.backend.attend(self.id, record.spec.device)
+            sleep(max(0.0, min(pause, deadline - monotonic())))
+            pause = min(pause * 1.5, _SLOWEST_LOOK_S)
+        return self
+
+    @property
+    def stored_result(self) -> Result:
+        """Step times, losses and scores as far as there are any now; empty for a job that did not succeed."""
+        return self._session.store.result(self.id) or Result()
+
+    @property
+    def result(self) -> Result:
+        """Step times, losses and scores; waits for the job first.
+
+        Raises:
+            JobFailed: If the job failed or was cancelled.
+        """
+        self._succeeded()
+        return self.stored_result
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that the job took; waits for the job first.
+
+        Raises:
+            JobFailed: If the job failed or was cancelled.
+            UsageError: If its method takes no profile.
+        """
+        found = self._session.store.profile(self._succeeded())
+        if found is None:
+            raise UsageError(
+                f"Job {self.id} has no profile: its method is {self.spec.method}. Profiles come from profile_inference "
+                "and profile_training, that is from `dnnamo profile`."
+            )
+        return found
+
+    def _succeeded(self) -> int:
+        record = self.wait().record
+        if record.state != "succeeded":
+            raise JobFailed(self.id, state=record.state, cause=record.cause, message=record.message)
+        return self.id
+
+    @property
+    def environment(self) -> Environment | None:
+        """What the last ended attempt ran in, None if it did not get far enough to say."""
+        digests = [attempt.environment for attempt in self.record.attempts if attempt.environment]
+        return self._session.store.environment(digests[-1]) if digests else None
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """Files that the job left: log, native profile, graph, weights, predictions."""
+        return self._session.store.artifacts(self.id)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of an artifact.
+
+        Raises:
+            UsageError: If the job has none of this name.
+        """
+        digests = {artifact.name: artifact.digest for artifact in self.artifacts}
+        if name not in digests:
+            have = ", ".join(digests) or "none yet"
+            raise UsageError(f"Job {self.id} has no artifact {name!r}. It has: {have}.")
+        return self._session.store.read_artifact(digests[name])
+
+    @property
+    def log(self) -> str:
+        """What the model printed, standard output and error together; empty until an attempt has ended."""
+        has_log = any(artifact.name == _LOG_NAME for artifact in self.artifacts)
+        return self.read(_LOG_NAME).decode(errors="replace") if has_log else ""
+
+    def cancel(self) -> State:
+        """Cancel the job: at once if it is queued, within seconds if it runs; return its state now."""
+        return self._session.store.cancel(self.id).state
+
+
+_open = lru_cache(maxsize=8)(Session)
+
+
+def session() -> Session:
+    """Return the session of the settings as they are now; the same object for the same settings.
+
+    Raises:
+        UsageError: If a setting cannot be used.
+        InfrastructureError: If the database cannot be used.
+    """
+    from dnnamo.settings import load_settings
+
+    settings = load_settings()
+    return _open(settings.database, settings.broker)
+
+
+def submit(
+    model: str | PathLike[str],
+    method: Method,
+    *,
+    n_steps: int = 10,
+    device: Device = "cpu",
+    params: Mapping[str, Any] | None = None,
+    warmup: int | None = None,
+    threads: int | None = None,
+    priority: int = 0,
+    timeout_s: float | None = None,
+    weights: str | PathLike[str] | None = None,
+    key: str | None = None,
+) -> JobHandle:
+    """Submit a job and return at once.
+
+    Args:
+        model: Model reference: a file, a module, or `scheme:name`.
+        method: Method of the wrapped-model interface to call.
+        n_steps: Steps to run or profile.
+        device: `cpu` or `gpu`; also the queue.
+        params: Keyword arguments of the model's loader, JSON values.
+        warmup: Steps before the counted ones; by default until the step time is steady.
+        threads: Compute threads of the framework; its own choice by default.
+        priority: Of two queued jobs the one with the greater number starts first.
+        timeout_s: Wall time that an attempt may take, in seconds.
+        weights: Safetensors file; its weights are set before the method is called.
+        key: Makes a submit that is repeated with the same key the same job.
+
+    Raises:
+        UsageError: If an argument is out of its range or names something that does not exist.
+        InfrastructureError: If database or broker cannot be used; then nothing was stored.
+    """
+    from dnnamo.loaders import locate
+
+    content = None if weights is None else _read_weights(Path(weights))
+    spec = JobSpec(
+        model=locate(fspath(model)),
+        method=method,
+        params=dict(params or {}),
+        n_steps=n_steps,
+        warmup=warmup,
+        device=device,
+        threads=threads,
+        priority=priority,
+        timeout_s=timeout_s,
+        weights=None if content is None else sha256(content).hexdigest(),
+    )
+    here = session()
+    if content is not None:
+        here.store.put_artifact(content)
+    return here.submit(spec, key=key)
+
+
+def _read_weights(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"The weights {path} cannot be read: {error.strerror}.") from error
+
+
+def run(model: str | PathLike[str], *, mode: Mode = "inference", **options: Any) -> JobHandle:
+    """Submit `run_inference` or `run_training`, wait, and return the job; options as for `submit`."""
+    return submit(model, method_of("run", mode), **options).wait()
+
+
+def profile(model: str | PathLike[str], *, mode: Mode = "inference", **options: Any) -> JobHandle:
+    """Submit `profile_inference` or `profile_training`, wait, and return the job; options as for `submit`."""
+    return submit(model, method_of("profile", mode), **options).wait()
+
+
+def method_of(verb: Literal["run", "profile"], mode: Mode) -> Method:
+    """Return the interface's method for a verb and a mode.
+
+    Raises:
+        UsageError: If the mode is neither `inference` nor `training`.
+    """
+    if mode not in ("inference", "training"):
+        raise UsageError(f"mode is {mode!r}; it must be inference or training.")
+    return cast("Method", f"{verb}_{mode}")
+
+
+def job(job_id: int) -> JobHandle:
+    """Return a handle on a stored job.
+
+    Raises:
+        JobNotFound: If the database has no such job.
+    """
+    handle = JobHandle(job_id, session())
+    handle.record  # noqa: B018 (looks the job up)
+    return handle
+
+
+def jobs(
+    *, state: State | None = None, model: str | None = None, method: Method | None = None, limit: int = 100
+) -> list[JobHandle]:
+    """Return handles on stored jobs, newest first, at most `limit`."""
+    here = session()
+    found = here.store.jobs(state=state, model=model, method=method, limit=limit)
+    return [JobHandle(record.id, here) for record in found]

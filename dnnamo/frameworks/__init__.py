@@ -1,0 +1,85 @@
+"""The frameworks that Dnnamo knows, as plug-ins: what each adds to running, profiling and reading graphs.
+
+A framework is a module with the functions of `Framework`. The built-in ones stand in `_BUILT_IN`; others register
+under the entry-point group `dnnamo.frameworks`, their name being the package that marks the framework as in use. None
+is imported before a model has imported the framework itself, and nothing branches on a framework's name.
+"""
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+from dnnamo.errors import ModelError
+from dnnamo.records import Device, Profile
+
+__all__ = ["Framework", "in_use", "interpret", "render_graph"]
+
+_BUILT_IN = {"torch": "dnnamo.frameworks.pytorch", "tensorflow": "dnnamo.frameworks.tensorflow"}
+
+
+class Framework(Protocol):
+    """What a framework's module offers."""
+
+    PROFILES: str
+    """The native profiling data that `profile_from` takes, in words."""
+
+    def libraries(self) -> dict[str, str]:
+        """Return the version of each library that belongs to the framework."""
+
+    def threads(self) -> dict[str, int]:
+        """Return the framework's thread counts by what they configure."""
+
+    def check_device(self, device: Device) -> None:
+        """Raise `Unsupported` if the framework cannot compute on such a device here."""
+
+    def profile_from(self, native: object) -> tuple[Profile, dict[str, bytes]] | None:
+        """Return the profile and the native files to keep beside it, by name; None if it is not this framework's."""
+
+    def graph_file(self, graph: object) -> tuple[str, bytes] | None:
+        """Return name and content of the file that keeps a native graph; None if it is not this framework's."""
+
+
+def _known() -> dict[str, str]:
+    return _BUILT_IN | {entry.name: entry.value for entry in entry_points(group="dnnamo.frameworks")}
+
+
+def in_use() -> Iterator[Framework]:
+    """Yield each framework that this process has imported."""
+    for package, module in _known().items():
+        if package in sys.modules:
+            yield cast("Framework", import_module(module))
+
+
+def interpret(native: object) -> tuple[Profile, dict[str, bytes]]:
+    """Return the profile in a framework's own profiling data, and the native files to keep beside it.
+
+    Raises:
+        ModelError: If no framework in use knows the data; the message lists what is known.
+    """
+    for framework in in_use():
+        found = framework.profile_from(native)
+        if found is not None:
+            return found
+    known = "; ".join(framework.PROFILES for framework in in_use()) or "nothing, as no framework was imported"
+    raise ModelError(f"The model returned profiling data of type {_type(native)}. What can be read is: {known}.")
+
+
+def render_graph(graph: object) -> tuple[str, bytes]:
+    """Return name and content of the file that keeps a framework's own graph.
+
+    Raises:
+        ModelError: If no framework in use knows the graph's type.
+    """
+    for framework in in_use():
+        found = framework.graph_file(graph)
+        if found is not None:
+            return found
+    raise ModelError(
+        f"The model returned a graph of type {_type(graph)}, which no framework in use can write to a file."
+    )
+
+
+def _type(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

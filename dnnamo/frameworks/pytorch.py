@@ -1,0 +1,272 @@
+"""PyTorch: the base wrapper for any `torch.nn.Module`, and the framework's plug-in functions."""
+
+import gzip
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
+from dnnamo.model import Model, step
+from dnnamo.profiles.kineto import STEP_MARK, profile_from_events
+from dnnamo.records import Device, Profile
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtra("PyTorch", extra="torch") from error
+
+import numpy as np
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._pytree import tree_map
+
+__all__ = ["TorchModel", "accuracy"]
+
+Batch = tuple[Any, Any]
+Marker = Callable[[int], AbstractContextManager[Any]]
+
+PROFILES = "a finished torch.profiler.profile"
+
+
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the fraction of targets (class indices) that the outputs (class scores, last axis) rank first."""
+    return float((outputs.argmax(-1) == targets).float().mean())
+
+
+class TorchModel(Model):
+    """Any `torch.nn.Module` as a wrapped model.
+
+    Args:
+        module: The network; moved to the GPU where this process sees one.
+        make_batch: Returns one batch (inputs, targets). Called once a step, outside of the timed part. A tuple or list
+            of inputs is passed as positional arguments, a dict as keyword arguments.
+        loss: From outputs and targets to a scalar tensor; cross entropy by default.
+        optimizer: From the module's parameters to an optimizer; plain SGD with a rate of 0.01 by default.
+        score: From outputs and targets to a number; by default accuracy with the default loss and none with another.
+    """
+
+    marks_steps = True
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        make_batch: Callable[[], Batch],
+        *,
+        loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
+        score: Callable[[Any, Any], float] | None = None,
+    ) -> None:
+        if not isinstance(module, torch.nn.Module):
+            raise LoaderError(f"TorchModel wraps a torch.nn.Module; it was given a {type(module).__name__}.")
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._module = module.to(self._device)
+        self._make_batch = make_batch
+        self._loss = loss or torch.nn.functional.cross_entropy
+        self._score = accuracy if score is None and loss is None else score
+        self._make_optimizer = optimizer or _sgd
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def get_inference_graph(self) -> torch.export.ExportedProgram:
+        """Return the `torch.export` program of the module in evaluation mode, for a batch of the same shapes."""
+        args, kwargs = _arguments(self._batch()[0])
+        self._module.eval()
+        with torch.no_grad():
+            return torch.export.export(self._module, args, kwargs)
+
+    def get_training_graph(self) -> torch.fx.GraphModule:
+        """Return the forward and backward pass of one step as one `torch.fx` graph of ATen operations.
+
+        Its inputs are the trained parameters, the model's inputs and the targets; its outputs are the loss and the
+        parameters' gradients.
+        """
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        inputs, targets = self._batch()
+        self._module.train()
+        trained = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
+
+        def forward_backward(
+            parameters: dict[str, torch.Tensor], inputs: Any, targets: Any
+        ) -> tuple[torch.Tensor, ...]:
+            args, kwargs = _arguments(inputs)
+            outputs = torch.func.functional_call(self._module, parameters, args, kwargs)
+            loss = self._loss(outputs, targets)
+            return (loss, *torch.autograd.grad(loss, list(parameters.values()), allow_unused=True))
+
+        return make_fx(forward_backward)(trained, inputs, targets)
+
+    def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Return parameters and buffers by their `state_dict` name; bfloat16 comes as float32, exactly."""
+        state = self._state()
+        names = list(state) if keys is None else list(keys)
+        _refuse_unknown(names, state)
+        return {name: _to_numpy(state[name]) for name in names}
+
+    def set_weights(self, kv: Mapping[str, Any]) -> None:
+        """Copy arrays into the named parameters and buffers; all are checked before the first is changed."""
+        state = self._state()
+        _refuse_unknown(kv, state)
+        values = {name: torch.as_tensor(value) for name, value in kv.items()}
+        wrong = [
+            f"{name} has shape {list(value.shape)}, the model's is {list(state[name].shape)}"
+            for name, value in values.items()
+            if value.shape != state[name].shape
+        ]
+        if wrong:
+            raise WeightsError(f"Weights of a wrong shape, nothing was changed: {'; '.join(wrong)}.")
+        with torch.no_grad():
+            for name, value in values.items():
+                state[name].copy_(value)
+
+    def run_inference(self, n_steps: int = 1) -> list[Any]:
+        """Return the outputs for `n_steps` batches, tensors as numpy arrays."""
+        return self._run(self._infer, n_steps)
+
+    def run_training(self, n_steps: int = 1) -> list[tuple[float, float | None]]:
+        """Train on `n_steps` batches; return loss and score of each."""
+        return self._run(self._train, n_steps)
+
+    def profile_inference(self, n_steps: int = 1) -> profile:
+        """Return the finished PyTorch profiler of `n_steps` inference steps."""
+        return self._profile(self._infer, n_steps)
+
+    def profile_training(self, n_steps: int = 1) -> profile:
+        """Return the finished PyTorch profiler of `n_steps` training steps."""
+        return self._profile(self._train, n_steps)
+
+    def _run(
+        self, one_step: Callable[[Batch, AbstractContextManager[Any]], Any], n_steps: int, mark: Marker | None = None
+    ) -> list[Any]:
+        return [one_step(self._batch(), mark(i) if mark else nullcontext()) for i in range(n_steps)]
+
+    def _profile(self, one_step: Callable[[Batch, AbstractContextManager[Any]], Any], n_steps: int) -> profile:
+        activities = [ProfilerActivity.CPU]
+        if self._device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        profiler = profile(activities=activities, record_shapes=True)
+        with profiler:
+            self._run(one_step, n_steps, mark=lambda index: record_function(f"{STEP_MARK}{index}"))
+        return profiler
+
+    def _infer(self, batch: Batch, mark: AbstractContextManager[Any]) -> Any:
+        args, kwargs = _arguments(batch[0])
+        self._module.eval()
+        with torch.inference_mode(), step(), mark:
+            outputs = self._module(*args, **kwargs)
+            self._synchronise()
+        return tree_map(_to_numpy, outputs)
+
+    def _train(self, batch: Batch, mark: AbstractContextManager[Any]) -> tuple[float, float | None]:
+        (args, kwargs), targets = _arguments(batch[0]), batch[1]
+        optimizer = self._optimizer = self._optimizer or self._make_optimizer(self._module.parameters())
+        self._module.train()
+        with step(), mark:
+            optimizer.zero_grad()
+            outputs = self._module(*args, **kwargs)
+            loss = self._loss(outputs, targets)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            self._synchronise()
+        with torch.no_grad():
+            return float(loss), None if self._score is None else float(self._score(outputs, targets))
+
+    def _batch(self) -> Batch:
+        batch = self._make_batch()
+        if not (isinstance(batch, tuple) and len(batch) == 2):
+            raise ModelError(f"make_batch must return a tuple (inputs, targets); it returned a {type(batch).__name__}.")
+        inputs, targets = tree_map(self._place, batch)
+        return inputs, targets
+
+    def _place(self, value: Any) -> Any:
+        return value.to(self._device) if isinstance(value, torch.Tensor) else value
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self._module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def _sgd(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.01)
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, dict):
+        return (), inputs
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def _to_numpy(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy().copy()
+
+
+def _refuse_unknown(names: Iterable[str], state: Mapping[str, object]) -> None:
+    unknown = [name for name in names if name not in state]
+    if not unknown:
+        return
+    nearest = get_close_matches(unknown[0], state, n=1)
+    hint = f" The nearest to {unknown[0]!r} is {nearest[0]!r}." if nearest else ""
+    raise WeightsError(f"The model has no weights named {', '.join(map(repr, unknown))}; nothing was changed.{hint}")
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of PyTorch and NumPy, and of CUDA where PyTorch has it."""
+    found = {"torch": str(torch.__version__), "numpy": np.__version__}
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def threads() -> dict[str, int]:
+    """Return the sizes of PyTorch's thread pools."""
+    return {"torch.intraop": torch.get_num_threads(), "torch.interop": torch.get_num_interop_threads()}
+
+
+def check_device(device: Device) -> None:
+    """Raise `Unsupported` for a GPU job where PyTorch sees no GPU."""
+    if device == "gpu" and not torch.cuda.is_available():
+        raise Unsupported(
+            f"The job wants a GPU, and PyTorch {torch.__version__} sees none in this process. Run it on a worker with "
+            "a GPU and a CUDA build of PyTorch, or with --device cpu."
+        )
+
+
+def profile_from(native: object) -> tuple[Profile, dict[str, bytes]] | None:
+    """Return the profile in a finished `torch.profiler.profile` and its gzipped Chrome trace."""
+    if not isinstance(native, torch.autograd.profiler.profile | torch.profiler.profile):
+        return None
+    inner = native.profiler if isinstance(native, torch.profiler.profile) else native
+    results = getattr(inner, "kineto_results", None)
+    if results is None:
+        raise ModelError("The model returned a torch.profiler.profile that was not run, or is still running.")
+    return profile_from_events(results.events()), {"trace.json.gz": _chrome_trace(native)}
+
+
+def _chrome_trace(profiler: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="dnnamo-trace-") as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(os.fspath(path))
+        packed = io.BytesIO()
+        # Level 9, which export_chrome_trace takes for a .gz name, needs four times as long for a tenth less.
+        with path.open("rb") as trace, gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=3, mtime=0) as target:
+            shutil.copyfileobj(trace, target)
+    return packed.getvalue()
+
+
+def graph_file(graph: object) -> tuple[str, bytes] | None:
+    """Return an exported program as `graph.pt2` or a `torch.fx` graph as readable Python in `graph.py`."""
+    if isinstance(graph, torch.export.ExportedProgram):
+        packed = io.BytesIO()
+        torch.export.save(graph, packed)
+        return "graph.pt2", packed.getvalue()
+    if isinstance(graph, torch.fx.GraphModule):
+        return "graph.py", graph.print_readable(print_output=False).encode()
+    return None

@@ -1,0 +1,349 @@
+"""TensorFlow: the base wrapper for any Keras model, and the framework's plug-in functions."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
+from dnnamo.model import Model, step
+from dnnamo.profiles.xspace import profile_from_xspace
+from dnnamo.records import Device, Profile
+
+try:
+    import tensorflow as tf
+except ModuleNotFoundError as error:
+    raise MissingExtra("TensorFlow", extra="tensorflow") from error
+
+import keras
+import numpy as np
+
+__all__ = ["KerasModel", "accuracy"]
+
+Array = np.ndarray[Any, Any]
+Batch = tuple[Any, Any]
+Mark = Callable[[], AbstractContextManager[Any]]
+OneStep = Callable[[Batch, Mark], Any]
+
+PROFILES = "TensorFlow's XSpace as bytes, a *.xplane.pb file, or a TensorFlow log folder that holds one"
+
+_XSPACE_SUFFIX = ".xplane.pb"
+
+
+def accuracy(targets: Any, outputs: Any) -> float:
+    """Return the fraction of targets (class indices) that the outputs (class scores, last axis) rank first."""
+    best = np.argmax(outputs, axis=-1)
+    return float(np.mean(best == np.reshape(targets, best.shape)))
+
+
+class KerasModel(Model):
+    """Any Keras model as a wrapped model.
+
+    Args:
+        model: The network; its own `compile` settings are not looked at.
+        make_batch: Returns one batch (inputs, targets). Called once a step, outside of the timed part. Inputs and
+            targets are an array each, or a tuple, list or dict of arrays as the model and the loss take them.
+        loss: Whatever `keras.losses.get` takes, from (targets, outputs) to losses, whose mean is minimised; by default
+            cross entropy of class indices and unscaled class scores. The model's own regularisation is added.
+        optimizer: Whatever `keras.optimizers.get` takes; plain SGD with a rate of 0.01 by default.
+        score: From (targets, outputs) to a number or numbers, whose mean is the score; by default accuracy with the
+            default loss and none with another.
+    """
+
+    marks_steps = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        make_batch: Callable[[], Batch],
+        *,
+        loss: Any = None,
+        optimizer: Any = None,
+        score: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        _check_model(model)
+        self._model = model
+        self._make_batch = make_batch
+        self._loss = _loss_function(loss)
+        self._optimizer = keras.optimizers.get(optimizer or keras.optimizers.SGD(0.01))
+        self._score = accuracy if score is None and loss is None else score
+        self._inference_step = tf.function(self._forward)
+        self._training_step = tf.function(self._forward_backward)
+        self._has_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+    def get_inference_graph(self) -> tf.Graph:
+        """Return the graph of one inference step, for a batch of the same shapes."""
+        inputs, _ = self._batch()
+        return self._inference_step.get_concrete_function(inputs).graph
+
+    def get_training_graph(self) -> tf.Graph:
+        """Return the graph of one training step: forward and backward pass and the optimizer's update."""
+        batch = self._batch()
+        self._build_optimizer()
+        return self._training_step.get_concrete_function(*batch).graph
+
+    def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, Array]:
+        """Return the model's weights by variable path; bfloat16 comes as float32, which holds it exactly."""
+        variables = self._variables()
+        names = list(variables) if keys is None else list(keys)
+        if unknown := _unknown(names, variables):
+            raise WeightsError(f"{'; '.join(unknown)}.")
+        return {name: _to_array(variables[name].value) for name in names}
+
+    def set_weights(self, kv: Mapping[str, Any]) -> None:
+        """Assign arrays to the named weights; all are checked before the first is changed."""
+        variables = self._variables()
+        known = {name: value for name, value in kv.items() if name in variables}
+        values, wrong = _converted(known, variables)
+        if wrong := _unknown(kv, variables) + wrong:
+            raise WeightsError(f"No weight was changed: {'; '.join(wrong)}.")
+        for name, value in values.items():
+            variables[name].assign(value)
+
+    def run_inference(self, n_steps: int = 1) -> list[Any]:
+        """Return the outputs for `n_steps` batches, tensors as numpy arrays."""
+        return self._run(self._infer, n_steps)
+
+    def run_training(self, n_steps: int = 1) -> list[tuple[float, float | None]]:
+        """Train on `n_steps` batches; return loss and score of each."""
+        return self._run(self._train, n_steps)
+
+    def profile_inference(self, n_steps: int = 1) -> bytes:
+        """Return the XSpace of `n_steps` inference steps, serialized."""
+        return self._profile(self._infer, n_steps, "inference")
+
+    def profile_training(self, n_steps: int = 1) -> bytes:
+        """Return the XSpace of `n_steps` training steps, serialized."""
+        return self._profile(self._train, n_steps, "train")
+
+    def _run(self, one_step: OneStep, n_steps: int) -> list[Any]:
+        return [one_step(self._batch(), nullcontext) for _ in range(n_steps)]
+
+    def _profile(self, one_step: OneStep, n_steps: int, name: str) -> bytes:
+        mark = partial(tf.profiler.experimental.Trace, name, _r=1)
+        with tempfile.TemporaryDirectory(prefix="dnnamo-trace-") as folder:
+            with _profiler(folder):
+                for index in range(n_steps):
+                    one_step(self._batch(), partial(mark, step_num=index))
+            return _newest_trace(Path(folder)).read_bytes()
+
+    def _infer(self, batch: Batch, mark: Mark) -> Any:
+        with step(), mark():
+            outputs = self._inference_step(batch[0])
+            self._synchronise()
+        return tf.nest.map_structure(_to_array, outputs)
+
+    def _train(self, batch: Batch, mark: Mark) -> tuple[float, float | None]:
+        self._build_optimizer()
+        with step(), mark():
+            loss, outputs = self._training_step(*batch)
+            self._synchronise()
+        return float(loss), None if self._score is None else float(np.mean(self._score(batch[1], outputs)))
+
+    def _forward(self, inputs: Any) -> Any:
+        return self._model(inputs, training=False)
+
+    def _forward_backward(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
+        variables = self._model.trainable_variables
+        with tf.GradientTape() as tape:
+            outputs = self._model(inputs, training=True)
+            loss = tf.reduce_mean(self._loss(targets, outputs))
+            for penalty in self._model.losses:
+                loss += tf.cast(tf.reduce_sum(penalty), loss.dtype)
+            scaled = self._optimizer.scale_loss(loss)
+        self._optimizer.apply(tape.gradient(scaled, variables), variables)
+        return loss, outputs
+
+    def _build_optimizer(self) -> None:
+        if not self._optimizer.built:
+            self._optimizer.build(self._model.trainable_variables)
+
+    def _batch(self) -> Batch:
+        batch = self._make_batch()
+        if not (isinstance(batch, tuple) and len(batch) == 2):
+            raise ModelError(f"make_batch must return a tuple (inputs, targets); it returned a {type(batch).__name__}.")
+        inputs, targets = tf.nest.map_structure(_to_tensor, batch)
+        if not self._model.built:  # one that learns its shapes from its first batch
+            self._model(inputs, training=False)
+        return inputs, targets
+
+    def _synchronise(self) -> None:
+        # On a CPU a function has done its work when it returns, and the call would cost 25 us a step.
+        if self._has_gpu or not tf.config.experimental.get_synchronous_execution():
+            tf.test.experimental.sync_devices()
+
+    def _variables(self) -> dict[str, Any]:
+        if not self._model.built:
+            self._batch()
+        return _by_unique_path(self._model.weights)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, keras.Model):
+        raise LoaderError(
+            f"KerasModel wraps a keras.Model; it was given a {type(model).__module__}.{type(model).__qualname__}."
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise LoaderError(
+            f"KerasModel needs Keras to run on TensorFlow; here it runs on {keras.backend.backend()}. Set "
+            "KERAS_BACKEND=tensorflow."
+        )
+
+
+def _loss_function(loss: Any) -> Any:
+    found = keras.losses.get(loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if not callable(found):
+        raise LoaderError(f"loss is {loss!r}; it must be a Keras loss, its name, or a function (targets, outputs).")
+    return found
+
+
+def _to_tensor(value: Any) -> Any:
+    return value if tf.is_tensor(value) else tf.convert_to_tensor(value)
+
+
+def _to_array(value: Any) -> Any:
+    """Return a dense tensor as an array of its own; anything else as it is."""
+    if not isinstance(value, tf.Tensor | tf.Variable):
+        return value
+    array = value.numpy()
+    # NumPy has no bfloat16: what TensorFlow gives is a type that few files can hold.
+    return array.astype(np.float32) if value.dtype == tf.bfloat16 else array
+
+
+def _by_unique_path(variables: Iterable[Any]) -> dict[str, Any]:
+    """Name variables by path; of several with one path the second becomes `path#2`, and so on."""
+    variables = list(variables)
+    taken = {variable.path for variable in variables}
+    named: dict[str, Any] = {}
+    for variable in variables:
+        name, number = variable.path, 1
+        while name in named or (number > 1 and name in taken):
+            number += 1
+            name = f"{variable.path}#{number}"
+        named[name] = variable
+    return named
+
+
+def _unknown(names: Iterable[str], variables: Mapping[str, Any]) -> list[str]:
+    return [
+        f"the model has no weights named {name!r}{_nearest(name, variables)}" for name in names if name not in variables
+    ]
+
+
+def _nearest(name: str, variables: Mapping[str, Any]) -> str:
+    nearest = get_close_matches(name, variables, n=1)
+    return f" (the nearest is {nearest[0]!r})" if nearest else ""
+
+
+def _converted(kv: Mapping[str, Any], variables: Mapping[str, Any]) -> tuple[dict[str, Array], list[str]]:
+    """Return the arrays in the variables' types, and what is wrong with those that do not fit."""
+    values: dict[str, Array] = {}
+    wrong: list[str] = []
+    for name, value in kv.items():
+        variable = variables[name]
+        try:
+            values[name] = np.asarray(value).astype(tf.as_dtype(variable.dtype).as_numpy_dtype)
+        except (TypeError, ValueError) as error:
+            wrong.append(f"{name} cannot become {variable.dtype} ({error})")
+            continue
+        if values[name].shape != tuple(variable.shape):
+            wrong.append(f"{name} has shape {list(values[name].shape)}, the model's is {list(variable.shape)}")
+    return values, wrong
+
+
+@contextmanager
+def _profiler(folder: str) -> Iterator[None]:
+    # TensorFlow 2.21 reads every option as a bool, logs that it "expects an i value" and keeps to its defaults, which
+    # are these. Level 3 would give input shapes and the operations that level 2 leaves out.
+    options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
+    try:
+        tf.profiler.experimental.start(folder, options=options)
+    except tf.errors.AlreadyExistsError as error:
+        raise ModelError("Another TensorFlow profiler is already running in this process; stop it first.") from error
+    try:
+        yield
+    except BaseException:
+        tf.profiler.experimental.stop(save=False)
+        raise
+    tf.profiler.experimental.stop()
+
+
+def _newest_trace(folder: Path) -> Path:
+    traces = sorted(folder.rglob(f"*{_XSPACE_SUFFIX}"), key=lambda path: (path.stat().st_mtime_ns, path))
+    if not traces:
+        raise ModelError(f"There is no *{_XSPACE_SUFFIX} file in {folder}: TensorFlow's profiler wrote none there.")
+    return traces[-1]
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of TensorFlow, Keras and NumPy, and of CUDA where TensorFlow has it."""
+    found = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    cuda = tf.sysconfig.get_build_info().get("cuda_version")
+    return found | ({"cuda": str(cuda)} if cuda else {})
+
+
+def threads() -> dict[str, int]:
+    """Return the sizes of TensorFlow's thread pools, as they are or will be when it first computes.
+
+    What `tf.config.threading` sets comes first, then the environment, then one thread for each core that this process
+    may run on (`LocalDevice` and `NumInterOpThreadsFromSessionOptions` in `tensorflow/core/common_runtime`).
+    """
+    config = tf.config.threading
+    return {
+        "tensorflow.intraop": config.get_intra_op_parallelism_threads() or _from_environment("TF_NUM_INTRAOP_THREADS"),
+        "tensorflow.interop": config.get_inter_op_parallelism_threads() or _from_environment("TF_NUM_INTEROP_THREADS"),
+    }
+
+
+def _from_environment(name: str) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() and int(value) else len(os.sched_getaffinity(0))
+
+
+def check_device(device: Device) -> None:
+    """Raise `Unsupported` for a GPU job where TensorFlow sees no GPU."""
+    if device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        raise Unsupported(
+            f"The job wants a GPU, and TensorFlow {tf.__version__} sees none in this process. Run it on a worker with "
+            "a GPU and a CUDA build of TensorFlow, or with --device cpu."
+        )
+
+
+def profile_from(native: object) -> tuple[Profile, dict[str, bytes]] | None:
+    """Return the profile in an XSpace (bytes, file, or the newest in a log folder) and the XSpace itself."""
+    data = _xspace_bytes(native)
+    return None if data is None else (profile_from_xspace(data), {"trace.xplane.pb": data})
+
+
+def _xspace_bytes(native: object) -> bytes | None:
+    if isinstance(native, bytes):
+        # The tag of field 1, `planes`, with which every XSpace begins; no JSON, gzip or zip file does.
+        return native if native[:1] in (b"", b"\n") else None
+    if not isinstance(native, str | os.PathLike):
+        return None
+    path = Path(native)
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for text too long to be a path)
+        return _newest_trace(path).read_bytes() if any(path.rglob(f"*{_XSPACE_SUFFIX}")) else None
+    return _read(path) if path.name.endswith(_XSPACE_SUFFIX) else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"The TensorFlow profile {path} cannot be read: {error.strerror}.") from error
+
+
+def graph_file(graph: object) -> tuple[str, bytes] | None:
+    """Return a `tf.Graph`, concrete function or GraphDef as a serialized GraphDef, with shapes where there are any."""
+    if isinstance(graph, tf.types.experimental.ConcreteFunction):
+        graph = graph.graph
+    if isinstance(graph, tf.Graph):
+        graph = graph.as_graph_def(add_shapes=True)
+    if isinstance(graph, tf.compat.v1.GraphDef):
+        return "graph.pb", graph.SerializeToString(deterministic=True)
+    return None

@@ -1,0 +1,112 @@
+"""Model reference -> Model.
+
+A reference is `scheme:name` with a known scheme (`demo:mlp`), `path/file.py` or `package.module`, the last two with an
+optional `:factory`. Schemes are plug-ins: a module with a function `loader(name)` that returns the function that makes
+the model. The built-in ones stand in `_BUILT_IN`, others under the entry-point group `dnnamo.loaders`.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from dnnamo.errors import LoaderError, ModelNotFound
+from dnnamo.loaders.files import from_file, from_module
+from dnnamo.model import capabilities
+
+__all__ = ["load", "locate"]
+
+_BUILT_IN = {"demo": "dnnamo.loaders.demos"}
+
+
+def _schemes() -> dict[str, str]:
+    return _BUILT_IN | {entry.name: entry.value for entry in entry_points(group="dnnamo.loaders")}
+
+
+def locate(reference: str) -> str:
+    """Return the reference with a file's path made absolute, so that it means the same in another process.
+
+    Raises:
+        ModelNotFound: If it names a file that is not there, or cannot be a reference at all.
+    """
+    name, factory = _split(reference)
+    if not name:
+        raise ModelNotFound(
+            f"{reference!r} is no model reference. Give a file (model.py), a module (pkg.module) or demo:mlp."
+        )
+    if not _is_file(name):
+        return reference
+    path = Path(name).expanduser().absolute()
+    if not path.is_file():
+        raise ModelNotFound(
+            f"There is no model file {path}. Check the path, or give a module (pkg.module) or demo:mlp."
+        )
+    return f"{path}:{factory}" if factory else str(path)
+
+
+def load(reference: str, params: Mapping[str, Any]) -> Any:
+    """Load the model that a reference names.
+
+    Args:
+        reference: As `locate` returns it.
+        params: Keyword arguments for the model's loader.
+
+    Returns:
+        An object that implements at least one method of the wrapped-model interface.
+
+    Raises:
+        ModelNotFound: If there is no such file, module or name.
+        LoaderError: If the loader is missing, refuses the arguments, or returns something else.
+        Exception: Whatever the user's own code raises while it is imported or called.
+    """
+    make = _maker(reference)
+    _check_arguments(make, params, reference)
+    model = make(**params)
+    if not capabilities(model):
+        raise LoaderError(
+            f"The loader of {reference} returned a {type(model).__module__}.{type(model).__qualname__}, which "
+            "implements no method of the wrapped-model interface. Return a subclass of dnnamo.Model; a "
+            "torch.nn.Module or a Keras model becomes one in dnnamo.frameworks.pytorch.TorchModel or "
+            "dnnamo.frameworks.tensorflow.KerasModel."
+        )
+    return model
+
+
+def _maker(reference: str) -> Callable[..., Any]:
+    name, rest = _split(reference)
+    scheme = _schemes().get(name)
+    if scheme is not None:
+        return _scheme_loader(scheme, rest or "")
+    if _is_file(name):
+        return from_file(Path(name), factory=rest)
+    return from_module(name, factory=rest)
+
+
+def _scheme_loader(module: str, name: str) -> Callable[..., Any]:
+    make: Callable[..., Any] = import_module(module).loader(name)
+    return make
+
+
+def _split(reference: str) -> tuple[str, str | None]:
+    name, colon, rest = reference.partition(":")
+    return name, rest if colon else None
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
+
+
+def _check_arguments(make: Callable[..., Any], params: Mapping[str, Any], reference: str) -> None:
+    """Tell a wrong `-p` apart from a TypeError of the user's own code."""
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # a callable written in C may have no signature to look at
+        return
+    try:
+        signature.bind(**params)
+    except TypeError as error:
+        raise LoaderError(
+            f"The loader of {reference} takes {signature}, which the options do not fit: {error}."
+        ) from error

@@ -1,0 +1,60 @@
+"""Python files and modules that expose `__dnnamo_loader__` or another function that returns a model."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dnnamo.errors import LoaderError, ModelNotFound
+
+__all__ = ["from_file", "from_module"]
+
+_LOADER = "__dnnamo_loader__"
+
+
+def from_file(path: Path, *, factory: str | None = None) -> Callable[..., Any]:
+    """Run a Python file and return its loader; the file's own folder is on the import path, as for a script."""
+    if not path.is_file():
+        raise ModelNotFound(f"There is no model file {path} on this machine.")
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ModelNotFound(f"{path} is no Python file: its name must end with .py.")
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    # Known under its name while it runs, as dataclasses and pickle expect; a library of that name keeps the place.
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return _loader(module, factory, str(path))
+
+
+def from_module(name: str, *, factory: str | None = None) -> Callable[..., Any]:
+    """Import a module, from the working folder too, and return its loader."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        # Only the module asked for is "not found"; what fails inside it is the user's to see as it is.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ModelNotFound(
+            f"There is no module {name!r}: {error.name!r} is neither installed nor in {Path.cwd()}. A model file needs "
+            "its .py ending, and a scheme is one of those that `dnnamo doctor` lists."
+        ) from error
+    return _loader(module, factory, name)
+
+
+def _loader(module: ModuleType, factory: str | None, reference: str) -> Callable[..., Any]:
+    name = factory or _LOADER
+    found = getattr(module, name, None)
+    if found is None:
+        raise LoaderError(
+            f"{reference} has no function {name}(). Add one that returns the model, or name the one that does: "
+            f"{reference}:function."
+        )
+    if not callable(found):
+        raise LoaderError(f"{name} in {reference} is a {type(found).__name__}; it must be a function.")
+    make: Callable[..., Any] = found
+    return make

@@ -1,0 +1,134 @@
+"""The wrapped-model interface.
+
+The names and meanings come from the Dnnamo research project (github.com/rdadolf/dnnamo). A model implements any
+subset of the interface; a tool that needs more says so with `Unsupported`.
+"""
+
+from collections.abc import Iterable, Mapping
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any, ClassVar, NoReturn
+
+from dnnamo.errors import Unsupported
+from dnnamo.records import METHODS
+
+__all__ = ["Model", "StepClock", "capabilities", "step"]
+
+
+class Model:
+    """A user's network behind the wrapped-model interface; override what it can do.
+
+    Class attributes:
+        marks_steps: True if `run_*` and `profile_*` put each step inside `with dnnamo.step():`, so that one call does
+            all steps. False, the default, has Dnnamo call `run_*` once a step and time the calls.
+    """
+
+    marks_steps: ClassVar[bool] = False
+
+    def get_inference_graph(self) -> Any:
+        """Return the framework's own graph of an inference step."""
+        self._lacks("get_inference_graph")
+
+    def get_training_graph(self) -> Any:
+        """Return the framework's own graph of a training step; may be the inference graph's object."""
+        self._lacks("get_training_graph")
+
+    def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the weights as arrays by unique identifier, only those in `keys` if given.
+
+        Raises:
+            WeightsError: If a key is unknown.
+        """
+        self._lacks("get_weights")
+
+    def set_weights(self, kv: Mapping[str, Any]) -> None:
+        """Update the named weights and leave the others as they are.
+
+        Raises:
+            WeightsError: If a key is unknown or a shape is wrong; then no weight is changed.
+        """
+        self._lacks("set_weights")
+
+    def run_inference(self, n_steps: int = 1) -> list[Any]:
+        """Return the predictions of `n_steps` inputs."""
+        self._lacks("run_inference")
+
+    def run_training(self, n_steps: int = 1) -> list[Any]:
+        """Train for `n_steps` minibatches; return `n_steps` tuples (loss, score), the score None if there is none."""
+        self._lacks("run_training")
+
+    def profile_inference(self, n_steps: int = 1) -> Any:
+        """Return the framework's own profiling data of `n_steps` inference steps."""
+        self._lacks("profile_inference")
+
+    def profile_training(self, n_steps: int = 1) -> Any:
+        """Return the framework's own profiling data of `n_steps` training steps."""
+        self._lacks("profile_training")
+
+    def get_intermediates(self) -> dict[str, Any]:
+        """Return the arrays on the dataflow edges for one input, by edge or layer identifier."""
+        self._lacks("get_intermediates")
+
+    def _lacks(self, method: str) -> NoReturn:
+        raise Unsupported(f"{type(self).__name__} does not implement {method}. {_offer(self)}")
+
+
+def _offer(model: object) -> str:
+    able = capabilities(model)
+    return f"It implements {', '.join(able)}." if able else "It implements no method of the interface."
+
+
+def capabilities(model: object) -> list[str]:
+    """Return the methods of the interface that a model implements, in the interface's order.
+
+    A subclass of `Model` implements what it overrides. Any other object implements what it has: the interface is
+    names and meanings, not a base class.
+    """
+    return [method for method in METHODS if _implements(model, method)]
+
+
+def _implements(model: object, method: str) -> bool:
+    own = getattr(type(model), method, None) if isinstance(model, Model) else getattr(model, method, None)
+    return callable(own) and own is not getattr(Model, method)
+
+
+class StepClock:
+    """Collects the wall times of the steps marked while it is entered; the runner's side of `step`.
+
+    Attributes:
+        duration_ns: Time of each step that ended without an exception, in order.
+    """
+
+    def __init__(self) -> None:
+        self.duration_ns: list[int] = []
+
+    def __enter__(self) -> "StepClock":
+        _clocks.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _clocks.remove(self)
+
+
+_clocks: list[StepClock] = []
+
+
+class step:  # noqa: N801 (used as `with dnnamo.step():`, and a class is the fastest context manager)
+    """Mark one step of a model: `with dnnamo.step(): ...`.
+
+    The block must end when the step's work has ended: synchronise the device inside it. Outside of a Dnnamo job the
+    mark does nothing.
+    """
+
+    __slots__ = ("_start",)
+
+    def __enter__(self) -> None:
+        self._start = perf_counter_ns()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        duration = perf_counter_ns() - self._start
+        if kind is None:
+            for clock in _clocks:
+                clock.duration_ns.append(duration)

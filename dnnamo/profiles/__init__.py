@@ -1,0 +1,1 @@
+"""Native profile or trace file -> `Profile`. Nothing here imports a framework."""

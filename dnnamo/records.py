@@ -1,0 +1,337 @@
+"""Frozen records that cross a process, wire or disk border.
+
+Every record is a `Record`: immutable, compared by value, with one JSON form in each direction. Times of day are UTC;
+durations are nanoseconds and say so in their names.
+"""
+
+import hashlib
+import statistics
+from datetime import datetime
+from typing import Any, Literal, Self, cast, get_args
+
+import msgspec
+
+from dnnamo.errors import UsageError
+
+__all__ = [
+    "DEVICES",
+    "METHODS",
+    "Artifact",
+    "Attempt",
+    "AttemptState",
+    "Cause",
+    "Claim",
+    "Device",
+    "Environment",
+    "Gpu",
+    "Job",
+    "JobSpec",
+    "Method",
+    "Operation",
+    "Outcome",
+    "Predictions",
+    "Profile",
+    "Record",
+    "Result",
+    "State",
+    "Steps",
+    "Warmup",
+    "Worker",
+]
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+AttemptState = Literal["running", "succeeded", "failed", "cancelled", "lost", "handed_back"]
+Cause = Literal[
+    "user_error", "unsupported", "timeout", "cancelled", "signal", "oom_host", "oom_device", "lost", "quarantined"
+]
+Device = Literal["cpu", "gpu"]
+Method = Literal[
+    "get_inference_graph",
+    "get_training_graph",
+    "get_weights",
+    "set_weights",
+    "run_inference",
+    "run_training",
+    "profile_inference",
+    "profile_training",
+    "get_intermediates",
+]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+DEVICES: tuple[Device, ...] = get_args(Device)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records: frozen, keyword-only, JSON in both directions."""
+
+    def to_json(self) -> bytes:
+        """Return this record as UTF-8 JSON."""
+        return msgspec.json.encode(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this record as JSON-compatible builtins."""
+        return cast("dict[str, Any]", msgspec.to_builtins(self))
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """Return the record that `to_json` wrote; raises `msgspec.ValidationError` for anything else."""
+        return msgspec.json.decode(data, type=cls)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Return the record that `to_dict` gave; raises `msgspec.ValidationError` for anything else."""
+        return msgspec.convert(data, type=cls)
+
+
+class JobSpec(Record, frozen=True, kw_only=True):
+    """Everything that decides what a job does.
+
+    Attributes:
+        model: Model reference, with file paths absolute.
+        method: Method of the wrapped-model interface to call.
+        params: Keyword arguments of the model's loader, JSON values.
+        n_steps: Counted steps; at least 1. Only running and profiling look at it.
+        warmup: Steps before the counted ones; None warms up until the step time is steady.
+        device: Device class, which is also the queue.
+        threads: Compute threads of the framework; None leaves the choice to it.
+        priority: Of two queued jobs the one with the greater number starts first.
+        timeout_s: Wall time that an attempt may take; None sets no limit.
+        weights: Digest of a safetensors artifact that is set before the method is called.
+
+    Raises:
+        UsageError: If a value is out of its range; the message names the value and the range.
+    """
+
+    model: str
+    method: Method
+    params: dict[str, Any] = {}
+    n_steps: int = 10
+    warmup: int | None = None
+    device: Device = "cpu"
+    threads: int | None = None
+    priority: int = 0
+    timeout_s: float | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _one_of("device", self.device, DEVICES)
+        _at_least("steps", self.n_steps, 1)
+        _at_least("warmup", self.warmup, 0)
+        _at_least("threads", self.threads, 1)
+        _at_least("timeout", self.timeout_s, 0.001)
+        if not -(2**31) <= self.priority < 2**31:
+            raise UsageError(f"priority is {self.priority}; it must fit in 32 bits.")
+        if self.method == "set_weights" and self.weights is None:
+            raise UsageError("set_weights needs weights to set; none were given.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    # `not >=` rather than `<`, so that nan is refused too.
+    if value is not None and not value >= least:
+        raise UsageError(f"{name} is {value}; it must be at least {least}.")
+
+
+class Warmup(Record, frozen=True, kw_only=True):
+    """The steps that came before the counted ones; their times in nanoseconds, in order."""
+
+    count: int = 0
+    duration_ns: list[int] = []
+
+
+class Steps(Record, frozen=True, kw_only=True):
+    """Wall time of each counted step in nanoseconds, device synchronised.
+
+    `duration_ns` is empty where nothing marked the steps (a bare model's own `profile_*`); `count` is the number of
+    steps that were asked for and done.
+    """
+
+    count: int
+    duration_ns: list[int]
+    warmup: Warmup = Warmup()
+
+    @property
+    def median_ns(self) -> float | None:
+        """Median wall time of the counted steps, None where they were not timed."""
+        return statistics.median(self.duration_ns) if self.duration_ns else None
+
+
+class Predictions(Record, frozen=True, kw_only=True):
+    """How many of the steps' predictions were kept as an artifact, and how large all of them are."""
+
+    kept: int
+    total: int
+    total_bytes: int
+
+
+class Result(Record, frozen=True, kw_only=True):
+    """What a method returned, apart from artifacts: step times, losses and scores of the counted steps."""
+
+    steps: Steps | None = None
+    loss: list[float | None] = []
+    score: list[float | None] = []
+    predictions: Predictions | None = None
+
+
+class Operation(Record, frozen=True, kw_only=True):
+    """One row of an operation table: all calls of one operation with the same input shapes.
+
+    Attributes:
+        name: Operation type, as the framework names it (`aten::mm`, `MatMul`).
+        shapes: Shape of each input, None where the framework does not say.
+        calls: Number of calls.
+        self_ns: Host time in the operation itself, without the operations that it called.
+        total_ns: Host time with the operations that it called.
+        device_ns: Time of the kernels and copies that it launched itself.
+    """
+
+    name: str
+    calls: int
+    self_ns: int
+    total_ns: int
+    device_ns: int = 0
+    shapes: list[Any] | None = None
+
+
+class Profile(Record, frozen=True, kw_only=True):
+    """A framework-neutral profile of some steps.
+
+    Attributes:
+        source: What recorded it: `kineto` or `xspace`.
+        step_ns: Wall time of each marked step in nanoseconds, by the profiler's own clock.
+        covered_ns: Host time within the steps during which at least one operation ran.
+        operations: Rows by operation and input shapes, sorted by self time, greatest first; only what ran within
+            marked steps, or everything where no step was marked.
+    """
+
+    source: str
+    step_ns: list[int]
+    covered_ns: int
+    operations: list[Operation]
+
+    @property
+    def coverage(self) -> float | None:
+        """Fraction of the steps' wall time during which an operation ran; None without marked steps."""
+        return self.covered_ns / sum(self.step_ns) if sum(self.step_ns) else None
+
+
+class Gpu(Record, frozen=True, kw_only=True):
+    """One GPU as NVML describes it."""
+
+    name: str
+    uuid: str
+    memory_bytes: int
+
+
+class Environment(Record, frozen=True, kw_only=True):
+    """What a measurement depends on, as seen by the process that measured.
+
+    Attributes:
+        affinity: CPU numbers that the process may run on.
+        governor: Frequency governor of the first of them, None where it cannot be read.
+        libraries: Version of each framework and numerical library in use.
+        threads: Thread counts by what they configure (`torch.intraop`, `OMP_NUM_THREADS`).
+    """
+
+    hostname: str
+    os: str
+    cpu: str
+    cores: int
+    affinity: list[int]
+    governor: str | None
+    memory_bytes: int
+    python: str
+    libraries: dict[str, str]
+    threads: dict[str, int]
+    gpus: list[Gpu] = []
+    driver: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record in hexadecimal: equal environments have equal digests."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+class Artifact(Record, frozen=True, kw_only=True):
+    """Bytes that belong to an attempt, named by what they hold.
+
+    Attributes:
+        name: File name, unique within the attempt (`trace.json.gz`, `weights.safetensors`, `log.txt`).
+        media_type: IANA media type.
+        digest: SHA-256 of the bytes in hexadecimal; empty until they are stored.
+        size: Number of bytes; 0 until they are stored.
+    """
+
+    name: str
+    media_type: str
+    digest: str = ""
+    size: int = 0
+
+
+class Outcome(Record, frozen=True, kw_only=True):
+    """How an attempt ended, as the runner reports it and the supervisor completes it."""
+
+    state: AttemptState
+    cause: Cause | None = None
+    message: str | None = None
+    result: Result | None = None
+    profile: Profile | None = None
+    environment: Environment | None = None
+    artifacts: list[Artifact] = []
+
+
+class Claim(Record, frozen=True, kw_only=True):
+    """A worker's right to one attempt at a job, valid while `token` is the job's current one."""
+
+    job_id: int
+    attempt: int
+    token: str
+    spec: JobSpec
+
+
+class Attempt(Record, frozen=True, kw_only=True):
+    """One try at a job on one worker. `environment` is the digest of an `Environment`."""
+
+    number: int
+    worker: str
+    state: AttemptState
+    cause: Cause | None
+    message: str | None
+    started: datetime
+    ended: datetime | None
+    environment: str | None
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """A stored spec with its state; `attempts` is oldest first."""
+
+    id: int
+    spec: JobSpec
+    state: State
+    cause: Cause | None
+    message: str | None
+    cancel_requested: bool
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    attempts: list[Attempt]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job ended: succeeded, failed or cancelled."""
+        return self.state not in ("queued", "running")
+
+
+class Worker(Record, frozen=True, kw_only=True):
+    """A worker as it last reported itself."""
+
+    name: str
+    queues: list[Device]
+    slots: int
+    started: datetime
+    seen: datetime

@@ -1,0 +1,208 @@
+"""Carry out one request: load the model, call its method, and put what it returned into an `Outcome` and files."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from dnnamo.errors import DnnamoError, ModelError, Unsupported
+from dnnamo.frameworks import in_use, interpret, render_graph
+from dnnamo.loaders import load
+from dnnamo.model import capabilities
+from dnnamo.records import Artifact, Cause, JobSpec, Outcome, Predictions, Profile, Result, Steps
+from dnnamo.runner import measure
+from dnnamo.runner.environment import describe
+from dnnamo.runner.wire import Request
+
+__all__ = ["execute"]
+
+PREDICTION_BYTES = 2**20
+"""Predictions are kept up to this size in total, first step first."""
+
+_MEDIA_TYPES = {
+    ".gz": "application/gzip",
+    ".pb": "application/x-protobuf",
+    ".pt2": "application/zip",
+    ".py": "text/x-python",
+    ".safetensors": "application/vnd.safetensors",
+}
+
+
+class _Returned:
+    """Collects what a method gave: the result, the profile, and files in the scratch folder."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.result: Result | None = None
+        self.profile: Profile | None = None
+        self.artifacts: list[Artifact] = []
+
+    def keep(self, name: str, content: bytes) -> None:
+        (self.scratch / name).write_bytes(content)
+        self._add(name)
+
+    def keep_arrays(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, self.scratch / name)
+        self._add(name)
+
+    def _add(self, name: str) -> None:
+        self.artifacts.append(Artifact(name=name, media_type=_MEDIA_TYPES[Path(name).suffix]))
+
+
+def execute(request: Request) -> Outcome:
+    """Carry out a request in this process.
+
+    Returns:
+        The outcome, `succeeded` or `failed`. An exception of the user's code ends here: its traceback goes to standard
+        error, which is the job's log, and its message into the outcome.
+    """
+    returned = _Returned(request.folder)
+    spec = request.spec
+    doing = "loader"
+    try:
+        model = load(spec.model, spec.params)
+        _check_device(spec)
+        doing = spec.method
+        _check_method(model, spec)
+        if request.weights is not None:
+            model.set_weights(load_file(request.weights))
+        _METHODS[spec.method](model, spec, returned)
+    except BaseException as error:  # user code may raise SystemExit or worse; all of it is an outcome
+        traceback.print_exc()
+        return Outcome(
+            state="failed", cause=_cause(error), message=_message(error, doing, spec), environment=describe()
+        )
+    return Outcome(
+        state="succeeded",
+        result=returned.result,
+        profile=returned.profile,
+        environment=describe(),
+        artifacts=returned.artifacts,
+    )
+
+
+def _check_device(spec: JobSpec) -> None:
+    """Refuse a device that no framework in use can compute on; a model without any of them computes as it likes."""
+    refusals = []
+    for framework in in_use():
+        try:
+            framework.check_device(spec.device)
+        except Unsupported as refusal:
+            refusals.append(refusal)
+        else:
+            return
+    if refusals:
+        raise refusals[0]
+
+
+def _check_method(model: Any, spec: JobSpec) -> None:
+    able = capabilities(model)
+    for method in [spec.method] + ["set_weights"] * (spec.weights is not None):
+        if method not in able:
+            raise Unsupported(f"The model {spec.model} does not implement {method}. It implements {', '.join(able)}.")
+
+
+def _cause(error: BaseException) -> Cause:
+    if isinstance(error, Unsupported):
+        return "unsupported"
+    if isinstance(error, MemoryError):
+        return "oom_host"
+    # PyTorch's and others' name for a full accelerator; naming the class avoids importing any of them.
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return "oom_device"
+    return "user_error"
+
+
+def _message(error: BaseException, doing: str, spec: JobSpec) -> str:
+    if isinstance(error, DnnamoError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"The {doing} of {spec.model} raised {text}{at}. The whole traceback is in the job's log."
+
+
+def _run_inference(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    warmup = measure.warm_up(model, spec.method, count=spec.warmup)
+    predictions, durations = measure.run(model, spec.method, n_steps=spec.n_steps)
+    steps = Steps(count=spec.n_steps, duration_ns=durations, warmup=warmup)
+    returned.result = Result(steps=steps, predictions=_keep_predictions(predictions, returned))
+
+
+def _keep_predictions(predictions: list[Any], returned: _Returned) -> Predictions | None:
+    """Keep the predictions that are arrays, up to `PREDICTION_BYTES`; None if they are something else."""
+    arrays = [value for value in map(_as_array, predictions) if value is not None]
+    if not arrays or len(arrays) < len(predictions):
+        return None
+    kept: dict[str, np.ndarray[Any, Any]] = {}
+    room = PREDICTION_BYTES
+    for number, array in enumerate(arrays):
+        room -= array.nbytes
+        if room < 0:
+            break
+        kept[str(number)] = array
+    if kept:
+        returned.keep_arrays("predictions.safetensors", kept)
+    return Predictions(kept=len(kept), total=len(arrays), total_bytes=sum(array.nbytes for array in arrays))
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a ragged list
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _run_training(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    warmup = measure.warm_up(model, spec.method, count=spec.warmup)
+    values, durations = measure.run(model, spec.method, n_steps=spec.n_steps)
+    losses, scores = measure.losses_and_scores(values, phase="training")
+    steps = Steps(count=spec.n_steps, duration_ns=durations, warmup=warmup)
+    returned.result = Result(steps=steps, loss=losses, score=scores)
+
+
+def _profile(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    warmup = measure.warm_up(model, spec.method, count=spec.warmup)
+    native, durations = measure.profile(model, spec.method, n_steps=spec.n_steps)
+    returned.profile, files = interpret(native)
+    for name, content in files.items():
+        returned.keep(name, content)
+    steps = Steps(count=spec.n_steps, duration_ns=durations or returned.profile.step_ns, warmup=warmup)
+    returned.result = Result(steps=steps)
+
+
+def _graph(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    returned.keep(*render_graph(getattr(model, spec.method)()))
+
+
+def _arrays(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    values = getattr(model, spec.method)()
+    if not isinstance(values, Mapping):
+        raise ModelError(f"{spec.method} must return a dict from identifiers to arrays, not a {type(values).__name__}.")
+    arrays = {str(key): _as_array(value) for key, value in values.items()}
+    wrong = [key for key, value in arrays.items() if value is None]
+    if wrong:
+        raise ModelError(f"{spec.method} returned values that are no arrays of numbers: {', '.join(wrong)}.")
+    name = spec.method.removeprefix("get_") + ".safetensors"
+    returned.keep_arrays(name, {key: value for key, value in arrays.items() if value is not None})
+
+
+def _set_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    """The weights are set by now, as for every job that has some."""
+
+
+_METHODS: dict[str, Callable[[Any, JobSpec, _Returned], None]] = {
+    "get_inference_graph": _graph,
+    "get_training_graph": _graph,
+    "get_weights": _arrays,
+    "set_weights": _set_weights,
+    "run_inference": _run_inference,
+    "run_training": _run_training,
+    "profile_inference": _profile,
+    "profile_training": _profile,
+    "get_intermediates": _arrays,
+}

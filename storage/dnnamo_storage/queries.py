@@ -1,0 +1,101 @@
+"""What can be read back: functions that take a connection in a transaction, and give records."""
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, literal, select
+
+from dnnamo.errors import JobNotFound
+from dnnamo.records import (
+    Attempt,
+    Device,
+    Environment,
+    Job,
+    JobSpec,
+    Method,
+    Operation,
+    Profile,
+    Result,
+    State,
+)
+from dnnamo_storage.schema import attempts, environments, jobs, operations, profiles, results
+
+__all__ = ["count_queued", "environment", "find_jobs", "job", "profile", "result"]
+
+_ATTEMPT = ("number", "worker", "state", "cause", "message", "started", "ended", "environment")
+_JOB = ("id", "state", "cause", "message", "cancel_requested", "created", "started", "ended")
+_OPERATION = ("name", "shapes", "calls", "self_ns", "total_ns", "device_ns")
+_PROFILE = ("source", "step_ns", "covered_ns")
+
+
+def job(connection: Connection, job_id: int) -> Job:
+    """Return the job with its attempts.
+
+    Raises:
+        JobNotFound: If there is no such job.
+    """
+    found = _load(connection, select(jobs).where(jobs.c.id == job_id))
+    if not found:
+        raise JobNotFound(job_id)
+    return found[0]
+
+
+def find_jobs(
+    connection: Connection, *, state: State | None, model: str | None, method: Method | None, limit: int
+) -> list[Job]:
+    """Return the newest jobs that match what is not None, newest first."""
+    wanted = {"state": state, "model": model, "method": method}
+    conditions = [jobs.c[name] == value for name, value in wanted.items() if value is not None]
+    return _load(connection, select(jobs).where(*conditions).order_by(jobs.c.id.desc()).limit(limit))
+
+
+def _load(connection: Connection, chosen: Select[Any]) -> list[Job]:
+    # The choice is sent again for the attempts rather than the ids: those may be more than a statement can take.
+    by_job = _attempts(connection, chosen.with_only_columns(jobs.c.id))
+    return [_job(row, by_job[row.id]) for row in connection.execute(chosen)]
+
+
+def _attempts(connection: Connection, job_ids: Select[Any]) -> dict[int, list[Attempt]]:
+    by_job: dict[int, list[Attempt]] = defaultdict(list)
+    found = select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.job_id, attempts.c.number)
+    for row in connection.execute(found):
+        by_job[row.job_id].append(Attempt(**_fields(row, _ATTEMPT)))
+    return by_job
+
+
+def _job(row: Row[Any], its_attempts: list[Attempt]) -> Job:
+    return Job(**_fields(row, _JOB), spec=JobSpec.from_dict(row.spec), attempts=its_attempts)
+
+
+def _fields(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: row._mapping[name] for name in names}
+
+
+def count_queued(connection: Connection, device: Device, limit: int) -> int:
+    """Return the number of queued jobs of a device, or `limit` if there are more."""
+    some = select(literal(1)).where(jobs.c.device == device, jobs.c.state == "queued").limit(limit)
+    return connection.scalar(select(func.count()).select_from(some.subquery())) or 0
+
+
+def result(connection: Connection, job_id: int) -> Result | None:
+    """Return the job's recorded result, None if there is none."""
+    record = connection.scalar(select(results.c.record).where(results.c.job_id == job_id))
+    return None if record is None else Result.from_dict(record)
+
+
+def profile(connection: Connection, job_id: int) -> Profile | None:
+    """Return the job's recorded profile, None if there is none; operations in the order that they were given in."""
+    row = connection.execute(select(profiles).where(profiles.c.job_id == job_id)).first()
+    if row is None:
+        return None
+    found = select(operations).where(operations.c.job_id == job_id).order_by(operations.c.position)
+    return Profile(
+        **_fields(row, _PROFILE),
+        operations=[Operation(**_fields(found_row, _OPERATION)) for found_row in connection.execute(found)],
+    )
+
+
+def environment(connection: Connection, digest: str) -> Environment | None:
+    """Return the environment with this digest, None if there is none."""
+    record = connection.scalar(select(environments.c.record).where(environments.c.digest == digest))
+    return None if record is None else Environment.from_dict(record)

@@ -1,0 +1,284 @@
+"""The one door to the database."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Engine
+
+from dnnamo.errors import JobNotFound, UsageError
+from dnnamo.records import (
+    Artifact,
+    Claim,
+    Device,
+    Environment,
+    Job,
+    JobSpec,
+    Method,
+    Outcome,
+    Profile,
+    Result,
+    State,
+    Worker,
+)
+from dnnamo_storage import artifacts, life, migrate, outcomes, queries, registry
+from dnnamo_storage.engine import describe, open_engine, reading, writing
+from dnnamo_storage.life import Renewal
+
+__all__ = ["Store"]
+
+_ENDINGS: tuple[State, ...] = ("succeeded", "failed", "cancelled")
+
+
+class Store:
+    """Jobs, attempts, results and workers in one database.
+
+    Each method is one transaction: when it returns, what it did is on disk; when it raises, it did nothing. All times
+    are the database's.
+
+    A store may be used by any number of threads at once. It must not go through a fork: a child opens its own. Any
+    number of processes may use one database, from any number of machines if it is PostgreSQL. Whoever opens a store
+    closes it.
+
+    Text that comes from user code (messages, names of operations) is kept with NUL characters and lone surrogates
+    replaced by U+FFFD; losses and scores that are not finite are kept as None.
+
+    Every method raises `DatabaseUnavailable` when the database does not answer.
+
+    Attributes:
+        engine: SQLAlchemy's engine, for queries of your own on the tables of `dnnamo_storage.schema`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open the database at `url`; an empty one gets its tables.
+
+        Raises:
+            UsageError: If the URL cannot be read or names a kind of database that Dnnamo does not use.
+            MissingExtra: If the database's driver is not installed.
+            SchemaMismatch: If the database holds another schema than this version's; nothing was touched.
+        """
+        store = cls(open_engine(url))
+        try:
+            migrate.prepare(store.engine)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def url(self) -> str:
+        """The database's URL without its password."""
+        return describe(self.engine.url)
+
+    def close(self) -> None:
+        """Close all connections; the store must not be used afterwards."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, spec: JobSpec, *, key: str | None = None) -> int:
+        """Store a job for workers to claim.
+
+        Args:
+            spec: What the job does.
+            key: Idempotency key; submitting again with the same one changes nothing and gives the same id.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            UsageError: If the spec holds what a database cannot keep as it is: values that are no JSON, numbers that
+                are not finite, NUL characters, lone surrogates.
+        """
+        with writing(self.engine) as connection:
+            return life.submit(connection, spec, key)
+
+    def claim(
+        self, devices: Sequence[Device], *, worker: str, lease_s: float, job_id: int | None = None
+    ) -> Claim | None:
+        """Begin an attempt at the first queued job of some device classes: greatest priority, then lowest id.
+
+        Args:
+            devices: Device classes that the worker serves.
+            worker: Its name.
+            lease_s: Seconds after which the attempt is lost if nobody renewed the lease.
+            job_id: The only job to take; it must be queued, and for one of the devices, all the same.
+
+        Returns:
+            The right to the attempt, None if there is nothing to claim.
+        """
+        if job_id is not None and not _may_exist(job_id):
+            return None
+        with writing(self.engine) as connection:
+            return life.claim_next(connection, devices, worker=worker, lease_s=lease_s, job_id=job_id)
+
+    def renew(self, claim: Claim, *, lease_s: float) -> Renewal:
+        """Extend the lease to `lease_s` seconds from now, if the claim still holds."""
+        with writing(self.engine) as connection:
+            return life.renew(connection, claim, lease_s)
+
+    def record(self, claim: Claim, outcome: Outcome, *, files: Mapping[str, bytes | Path]) -> bool:
+        """Write how an attempt ended, and with it the job: all of it, or nothing.
+
+        Args:
+            claim: The right to the attempt.
+            outcome: `succeeded`, `failed` or `cancelled`, with what there is to keep.
+            files: Content of each artifact that the outcome names.
+
+        Returns:
+            Whether the claim still held. If not, nothing was written but that the attempt is lost.
+
+        Raises:
+            UsageError: If the outcome is no ending, or names other artifacts than `files`, or one is larger than
+                `MAX_ARTIFACT_BYTES`.
+            OSError: If a file cannot be read.
+        """
+        state = next((ending for ending in _ENDINGS if ending == outcome.state), None)
+        if state is None:
+            raise UsageError(
+                f"An attempt cannot be recorded as {outcome.state!r}, only as one of {', '.join(_ENDINGS)}."
+            )
+        contents = artifacts.read_contents(outcome.artifacts, files)
+        with writing(self.engine) as connection:
+            return outcomes.record(connection, claim, outcome, state=state, contents=contents)
+
+    def hand_back(self, claim: Claim) -> bool:
+        """End an attempt without an outcome and queue the job again; this does not count as a loss.
+
+        A job that someone cancelled meanwhile is not queued again but ends as cancelled.
+
+        Returns:
+            Whether the claim still held; if not, nothing changed.
+        """
+        with writing(self.engine) as connection:
+            return life.hand_back(connection, claim)
+
+    def cancel(self, job_id: int) -> Job:
+        """End a job if it is queued, ask its worker to stop it if it is running, leave it if it is over.
+
+        Returns:
+            The job as it is now.
+
+        Raises:
+            JobNotFound: If there is no such job.
+        """
+        _refuse_impossible(job_id)
+        with writing(self.engine) as connection:
+            life.cancel(connection, job_id)
+            return queries.job(connection, job_id)
+
+    def reap(self) -> list[int]:
+        """Take back the running jobs whose lease ran out.
+
+        Such an attempt is lost. Its job is queued again; or it ends, as cancelled if someone asked for that, or as
+        failed with cause `quarantined` after `MAX_LOSSES` lost attempts. Any number of processes may do it at once.
+
+        Returns:
+            The ids of these jobs.
+        """
+        with writing(self.engine) as connection:
+            return life.reap(connection)
+
+    def job(self, job_id: int) -> Job:
+        """Return a job with its attempts.
+
+        Raises:
+            JobNotFound: If there is no such job.
+        """
+        _refuse_impossible(job_id)
+        with reading(self.engine) as connection:
+            return queries.job(connection, job_id)
+
+    def jobs(
+        self, *, state: State | None = None, model: str | None = None, method: Method | None = None, limit: int = 100
+    ) -> list[Job]:
+        """Return at most `limit` jobs, newest first; None matches all."""
+        with reading(self.engine) as connection:
+            return queries.find_jobs(connection, state=state, model=model, method=method, limit=limit)
+
+    def queued(self, device: Device, limit: int) -> int:
+        """Return how many jobs wait for a device; stops counting at `limit`."""
+        with reading(self.engine) as connection:
+            return queries.count_queued(connection, device, limit)
+
+    def result(self, job_id: int) -> Result | None:
+        """Return the recorded result, None if the job has none."""
+        if not _may_exist(job_id):
+            return None
+        with reading(self.engine) as connection:
+            return queries.result(connection, job_id)
+
+    def profile(self, job_id: int) -> Profile | None:
+        """Return the recorded profile, operations in the order recorded; None if the job has none."""
+        if not _may_exist(job_id):
+            return None
+        with reading(self.engine) as connection:
+            return queries.profile(connection, job_id)
+
+    def environment(self, digest: str) -> Environment | None:
+        """Return the environment with this digest, None if it is unknown."""
+        with reading(self.engine) as connection:
+            return queries.environment(connection, digest)
+
+    def artifacts(self, job_id: int) -> list[Artifact]:
+        """Return the artifacts of the job's last ended attempt, by name."""
+        if not _may_exist(job_id):
+            return []
+        with reading(self.engine) as connection:
+            return artifacts.of_job(connection, job_id)
+
+    def read_artifact(self, digest: str) -> bytes:
+        """Return the bytes of an artifact.
+
+        Raises:
+            UsageError: If there is none with this digest.
+        """
+        with reading(self.engine) as connection:
+            return artifacts.read(connection, digest)
+
+    def put_artifact(self, data: bytes) -> str:
+        """Store bytes that belong to no attempt yet, such as weights to set; return their digest.
+
+        Raises:
+            UsageError: If they are more than `MAX_ARTIFACT_BYTES`.
+        """
+        artifacts.refuse_too_large("to store", len(data))
+        with writing(self.engine) as connection:
+            artifacts.keep(connection, [data])
+        return artifacts.digest_of(data)
+
+    def report_worker(self, name: str, *, queues: Sequence[Device], slots: int) -> None:
+        """Write that a worker is alive; `started` stays that of its first report since it last retired."""
+        with writing(self.engine) as connection:
+            registry.report(connection, name, queues, slots)
+
+    def retire_worker(self, name: str) -> None:
+        """Forget a worker that stopped."""
+        with writing(self.engine) as connection:
+            registry.retire(connection, name)
+
+    def workers(self, *, seen_within_s: float) -> list[Worker]:
+        """Return the workers that reported within the last seconds, by name."""
+        with reading(self.engine) as connection:
+            return registry.seen_within(connection, seen_within_s)
+
+
+def _may_exist(job_id: int) -> bool:
+    # A greater number is an error of the driver's, not an answer.
+    return 0 < job_id < 2**63
+
+
+def _refuse_impossible(job_id: int) -> None:
+    if not _may_exist(job_id):
+        raise JobNotFound(job_id)

@@ -1,0 +1,213 @@
+"""Workers come, go and die; jobs do not mind."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from tests.acceptance.place import DNNAMO, Place, stop, until
+from tests.servers import start_redis
+
+SLOW = """
+import time
+class M:
+    def run_inference(self, n_steps=1):
+        with open({marks!r}, "a") as file:
+            file.write("begun ")
+        time.sleep({seconds})
+        return [1.0]
+def __dnnamo_loader__():
+    return M()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Place]:
+    """A place with a broker of its own and no worker yet."""
+    with start_redis(tmp_path / "redis") as url:
+        yield Place(tmp_path, broker_url=url)
+
+
+def slow_model(place: Place, seconds: float) -> tuple[Path, Path]:
+    marks = place.home / "marks"
+    marks.touch()
+    return place.file("slow.py", SLOW.format(marks=str(marks), seconds=seconds)), marks
+
+
+def begun(marks: Path) -> int:
+    return marks.read_text().split().count("begun")
+
+
+def test_idle_worker_ends_with_0_on_sigterm(own: Place) -> None:
+    with own.worker() as worker:
+        assert stop(worker) == 0
+    assert own.json("doctor")[-1]["finding"] == "none"
+
+
+def test_jobs_submitted_before_any_worker_are_run_by_the_first(own: Place) -> None:
+    ids = [own.submit("run_inference", "demo:mlp", "--steps", 1) for _ in range(6)]
+    assert {row["state"] for row in own.json("ls")} == {"queued"}
+    assert "No worker serves queue cpu" in own.dnnamo("submit", "run_inference", "demo:mlp").stderr
+    with own.worker():
+        own.dnnamo("wait", *ids)
+
+
+def test_greater_priority_starts_first(own: Place) -> None:
+    low = own.submit("run_inference", "demo:mlp", "--steps", 1)
+    high = own.submit("run_inference", "demo:mlp", "--steps", 1, "--priority", 5)
+    with own.worker():
+        own.dnnamo("wait", low, high)
+    started = {row["id"]: row["started"] for row in (own.json("show", it) for it in (low, high))}
+    assert started[high] < started[low]
+
+
+def test_stopping_worker_finishes_what_is_short(own: Place) -> None:
+    model, marks = slow_model(own, 1)
+    with own.worker() as worker:
+        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        until(lambda: begun(marks) == 1)
+        assert stop(worker) == 0
+    assert own.json("show", job_id)["state"] == "succeeded"
+
+
+def test_stopping_worker_hands_back_what_is_long_and_another_runs_it(own: Place) -> None:
+    model, marks = slow_model(own, 3)
+    with own.worker(DNNAMO_DRAIN_S="0") as worker:
+        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        until(lambda: begun(marks) == 1)
+        assert stop(worker) == 0
+    assert own.json("show", job_id)["state"] == "queued"
+    with own.worker():
+        own.dnnamo("wait", job_id)
+    assert [attempt["state"] for attempt in own.json("show", job_id)["attempts"]] == ["handed_back", "succeeded"]
+
+
+def test_job_of_a_killed_worker_is_run_again_once_its_lease_is_over(own: Place) -> None:
+    model, marks = slow_model(own, 3)
+    with own.worker() as worker:
+        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        until(lambda: begun(marks) == 1)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    assert own.json("show", job_id)["state"] == "running"
+    with own.store() as store, store.engine.begin() as connection:  # half a minute passes
+        connection.execute(text("UPDATE jobs SET lease_until = '2020-01-01 00:00:00.000000'"))
+    with own.worker():
+        own.dnnamo("wait", job_id)
+    assert [attempt["state"] for attempt in own.json("show", job_id)["attempts"]] == ["lost", "succeeded"]
+
+
+def test_runner_dies_with_its_worker(own: Place) -> None:
+    pids = own.home / "pids"
+    model = own.file(
+        "sleeper.py",
+        "import os, time\n"
+        "class M:\n"
+        "    def run_inference(self, n_steps=1):\n"
+        f"        open({str(pids)!r}, 'w').write(str(os.getpid()))\n"
+        "        time.sleep(100)\n"
+        "def __dnnamo_loader__():\n"
+        "    return M()\n",
+    )
+    with own.worker() as worker:
+        own.submit("run_inference", model)
+        until(lambda: pids.exists() and pids.read_text() != "")
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    until(lambda: not Path(f"/proc/{pids.read_text()}").exists())
+
+
+def test_queued_job_is_cancelled_at_once_and_a_running_one_soon(own: Place) -> None:
+    model, marks = slow_model(own, 100)
+    with own.worker():
+        running = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        queued = own.submit("run_inference", model)
+        until(lambda: begun(marks) == 1)
+        own.dnnamo("cancel", running, queued)
+        assert own.json("show", queued)["state"] == "cancelled"
+        own.dnnamo("wait", running, code=1)
+    shown = own.json("show", running)
+    assert (shown["state"], shown["cause"]) == ("cancelled", "cancelled")
+    assert own.json("show", queued)["attempts"] == []
+    assert begun(marks) == 1
+
+
+def test_two_slots_run_two_jobs_side_by_side(own: Place) -> None:
+    model, marks = slow_model(own, 100)
+    ids = [own.submit("run_inference", model, "--steps", 1, "--warmup", 0) for _ in range(3)]
+    with own.worker(["dnnamo", "worker", "--queue", "cpu", "--slots", "2"]):
+        until(lambda: begun(marks) == 2)
+        assert sorted(row["state"] for row in own.json("ls")) == ["queued", "running", "running"]
+        own.dnnamo("cancel", *ids)
+
+
+def test_cpu_worker_leaves_gpu_jobs_alone(own: Place) -> None:
+    gpu = own.submit("run_inference", "demo:mlp", "--device", "gpu")
+    with own.worker():
+        own.json("run", "demo:mlp", "--steps", 1)
+        assert own.json("show", gpu)["state"] == "queued"
+        assert "no worker serves queue gpu" in own.dnnamo("ls").stderr
+
+
+def test_hint_that_says_nothing_true_does_nothing(own: Place) -> None:
+    from celery import Celery
+
+    with own.worker():
+        forger = Celery(broker=own.environment["DNNAMO_BROKER_URL"])
+        for args in (["cpu"], ["gpu"], ["rm -rf /"], [], [1, 2, 3]):
+            forger.send_task("dnnamo.work", args=args, queue="dnnamo.cpu")
+        forger.send_task("os.system", args=["true"], queue="dnnamo.cpu")
+        forger.close()
+        assert own.json("run", "demo:mlp", "--steps", 1)["id"] == 1
+    assert len(own.json("show", 1)["attempts"]) == 1
+
+
+def test_user_code_sees_no_passwords_and_never_runs_in_the_worker(own: Place) -> None:
+    model = own.file(
+        "curious.py",
+        "import os, sys\n"
+        "class M:\n"
+        "    def run_inference(self, n_steps=1):\n"
+        "        print([name for name in os.environ if name.endswith('_URL')], 'celery' in sys.modules, os.getpid())\n"
+        "        return [0.0]\n"
+        "def __dnnamo_loader__():\n"
+        "    return M()\n",
+    )
+    with own.worker() as worker:
+        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        own.dnnamo("wait", job_id)
+        log = own.dnnamo("logs", job_id).stdout
+    assert log.startswith("[] False ")
+    assert str(worker.pid) not in log.split()
+
+
+def test_up_is_a_whole_cluster_in_one_command(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    cluster = subprocess.Popen([DNNAMO, "up"], env=place.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert cluster.stdout is not None
+        name, _, url = cluster.stdout.readline().strip().removeprefix("export ").partition("=")
+        inside = Place(tmp_path, broker_url=url)
+        assert name == "DNNAMO_BROKER_URL"
+        assert inside.json("run", "demo:mlp", "--steps", 1)["state"] == "succeeded"
+        assert str(cluster.pid) in inside.json("show", 1)["attempts"][0]["worker"]
+    finally:
+        assert stop(cluster) == 0
+        cluster.stdout.close()  # type: ignore[union-attr]
+
+
+def test_interrupted_run_cancels_its_job(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    model, marks = slow_model(place, 100)
+    command = [DNNAMO, "run", str(model), "--steps", "1"]
+    run = subprocess.Popen(command, env=place.environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until(lambda: begun(marks) == 1)
+    os.killpg(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "Traceback" not in said
+    assert place.json("show", 1)["state"] == "cancelled"

@@ -1,0 +1,800 @@
+"""What `Store` promises, on every database that it runs on."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, select, text, update
+
+from dnnamo.errors import JobNotFound, UsageError
+from dnnamo.records import (
+    Artifact,
+    Claim,
+    Device,
+    Environment,
+    Gpu,
+    JobSpec,
+    Operation,
+    Outcome,
+    Predictions,
+    Profile,
+    Result,
+    Steps,
+    Warmup,
+)
+from dnnamo_storage import MAX_LOSSES, Renewal, Store
+from dnnamo_storage import schema as tables
+from dnnamo_storage.artifacts import digest_of
+from dnnamo_storage.columns import db_now
+from dnnamo_storage.engine import reading, writing
+
+SPEC = JobSpec(model="demo:mlp", method="run_inference")
+SUCCEEDED = Outcome(state="succeeded")
+NASTY = "a\x00b \ud83d half \U0001f98a 名前"
+KEPT = "a\ufffdb \ufffd half \U0001f98a 名前"
+HUGE = 2**63 - 1
+
+ENVIRONMENT = Environment(
+    hostname="node7",
+    os="Linux 6.1",
+    cpu="EPYC",
+    cores=64,
+    affinity=[0, 1],
+    governor=None,
+    memory_bytes=2**40,
+    python="3.11.7",
+    libraries={"torch": "2.13.0", "numpy": "2.4.6"},
+    threads={"OMP_NUM_THREADS": 2},
+    gpus=[Gpu(name="H200", uuid="GPU-1", memory_bytes=2**37)],
+    driver="570",
+)
+RESULT = Result(
+    steps=Steps(count=4, duration_ns=[4_000, 2_000, 3_000, HUGE], warmup=Warmup(count=2, duration_ns=[9, 8])),
+    loss=[1.5, None, 1e300, 0.25],
+    score=[0.5],
+    predictions=Predictions(kept=1, total=4, total_bytes=4096),
+)
+PROFILE = Profile(
+    source="kineto",
+    step_ns=[10, 30],
+    covered_ns=20,
+    operations=[
+        Operation(name="aten::mm", calls=3, self_ns=HUGE, total_ns=HUGE, device_ns=HUGE, shapes=[[2, 3], [], None]),
+        Operation(name="aten::add", calls=1, self_ns=5, total_ns=7),
+        Operation(name="aten::mm", calls=1, self_ns=1, total_ns=1, shapes=[[1, 1]]),
+    ],
+)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    with Store.open(database_url) as store:
+        yield store
+
+
+def take(store: Store, **options: Any) -> Claim:
+    claim = store.claim(["cpu", "gpu"], **{"worker": "w1", "lease_s": 30.0, **options})
+    assert claim is not None
+    return claim
+
+
+def submit_and_take(store: Store, spec: JobSpec = SPEC) -> Claim:
+    return take(store, job_id=store.submit(spec))
+
+
+def let_lease_run_out(store: Store, job_id: int) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(lease_until=db_now(-1)))
+
+
+def lose(store: Store, job_id: int) -> Claim:
+    claim = take(store, job_id=job_id)
+    let_lease_run_out(store, job_id)
+    assert store.reap() == [job_id]
+    return claim
+
+
+def count(store: Store, table: str) -> int:
+    with reading(store.engine) as connection:
+        return connection.scalar(select(func.count()).select_from(tables.metadata.tables[table])) or 0
+
+
+def contents(store: Store) -> dict[str, Any]:
+    """All rows of all tables."""
+    with reading(store.engine) as connection:
+        return {
+            name: sorted(map(repr, connection.execute(select(table)))) for name, table in tables.metadata.tables.items()
+        }
+
+
+def race(*racers: Callable[[], Any]) -> list[Any]:
+    """Call all at once, each in a thread of its own; return what they returned, in order."""
+    start = threading.Barrier(len(racers))
+    results: dict[int, Any] = {}
+    errors: list[BaseException] = []
+
+    def run(number: int, racer: Callable[[], Any]) -> None:
+        start.wait()
+        try:
+            results[number] = racer()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(racers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    return [results[number] for number in range(len(racers))]
+
+
+def record_with_files(
+    store: Store, claim: Claim, files: Mapping[str, bytes | Path], names: Sequence[str] | None = None
+) -> bool:
+    named = [Artifact(name=name, media_type="text/plain") for name in (files if names is None else names)]
+    return store.record(claim, Outcome(state="succeeded", artifacts=named), files=files)
+
+
+class TestSubmit:
+    def test_a_job_is_stored_as_it_was_given(self, store: Store) -> None:
+        spec = JobSpec(
+            model="/models/naïve 🦊.py",
+            method="run_training",
+            params={"width": 2**40, "lr": 1e-3, "layers": [1, 2], "deep": {"name": "ä", "none": None}, "e": "\\u0000"},
+            n_steps=HUGE,
+            warmup=0,
+            device="gpu",
+            threads=3,
+            priority=-(2**31),
+            timeout_s=0.5,
+            weights="ab" * 32,
+        )
+        job = store.job(store.submit(spec))
+        assert job.spec == spec
+        assert (job.state, job.cause, job.message, job.cancel_requested) == ("queued", None, None, False)
+        assert (job.started, job.ended, job.attempts) == (None, None, [])
+        assert job.created.tzinfo is UTC
+        assert abs((datetime.now(UTC) - job.created).total_seconds()) < 5
+
+    def test_what_people_query_is_a_column(self, store: Store) -> None:
+        store.submit(JobSpec(model="m", method="get_weights", params={"a": [1]}, n_steps=7, device="gpu", priority=3))
+        with reading(store.engine) as connection:
+            row = connection.execute(select(tables.jobs)).one()
+        assert (row.model, row.method, row.device, row.priority, row.n_steps, row.params) == (
+            "m",
+            "get_weights",
+            "gpu",
+            3,
+            7,
+            {"a": [1]},
+        )
+
+    def test_ids_grow_and_are_never_given_out_again(self, store: Store) -> None:
+        first, second = store.submit(SPEC), store.submit(SPEC)
+        with writing(store.engine) as connection:
+            connection.execute(tables.jobs.delete())
+        assert first < second < store.submit(SPEC)
+
+    def test_the_same_key_is_the_same_job(self, store: Store) -> None:
+        first = store.submit(SPEC, key="k")
+        assert store.submit(SPEC, key="k") == first
+        assert store.submit(SPEC, key="other") != first
+        assert store.submit(SPEC) != store.submit(SPEC)
+
+    def test_the_same_key_in_a_race_is_one_job(self, store: Store) -> None:
+        for key in ("a", "b", "c"):
+            assert len(set(race(*[lambda key=key: store.submit(SPEC, key=key)] * 8))) == 1
+        assert count(store, "jobs") == 3
+
+    @pytest.mark.parametrize(
+        "params",
+        [{"a": "\x00"}, {"\ud800": 1}, {"lr": float("nan")}, {"deep": [float("inf")]}, {"a": object()}],
+    )
+    def test_parameters_that_cannot_be_kept_as_they_are_are_refused(self, store: Store, params: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match="demo:mlp"):
+            store.submit(JobSpec(model="demo:mlp", method="run_inference", params=params))
+        assert count(store, "jobs") == 0
+
+    def test_too_many_steps_are_refused(self, store: Store) -> None:
+        with pytest.raises(UsageError, match="64 bits"):
+            store.submit(JobSpec(model="m", method="run_inference", n_steps=2**63))
+
+    def test_a_long_model_reference_and_key_are_kept(self, store: Store) -> None:
+        model = "".join(chr(0x4E00 + number) for number in range(5000))
+        store.submit(JobSpec(model=model, method="run_inference"))
+        assert [job.spec.model for job in store.jobs(model=model)] == [model]
+
+
+class TestClaim:
+    def test_nothing_queued_is_nothing_to_claim(self, store: Store) -> None:
+        assert store.claim(["cpu"], worker="w", lease_s=30) is None
+        assert store.claim([], worker="w", lease_s=30) is None
+
+    def test_a_claim_begins_an_attempt(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        claim = take(store)
+        assert (claim.job_id, claim.attempt, claim.spec) == (job_id, 1, SPEC)
+        assert len(claim.token) == 32
+
+        job = store.job(job_id)
+        assert job.state == "running"
+        assert job.started is not None
+        (attempt,) = job.attempts
+        assert (attempt.number, attempt.worker, attempt.state, attempt.ended) == (1, "w1", "running", None)
+        assert store.claim(["cpu"], worker="w2", lease_s=30) is None
+
+    def test_the_greatest_priority_goes_first_and_then_the_oldest(self, store: Store) -> None:
+        wanted: list[tuple[int, Device]] = [(0, "cpu"), (5, "cpu"), (5, "gpu"), (-1, "cpu"), (9, "gpu"), (5, "cpu")]
+        ids = [
+            store.submit(JobSpec(model="m", method="run_inference", priority=priority, device=device))
+            for priority, device in wanted
+        ]
+        order = [take(store).job_id for _ in ids]
+        assert order == [ids[4], ids[1], ids[2], ids[5], ids[0], ids[3]]
+
+    def test_only_jobs_of_the_devices_are_claimed(self, store: Store) -> None:
+        gpu = store.submit(JobSpec(model="m", method="run_inference", device="gpu", priority=9))
+        cpu = store.submit(SPEC)
+        assert take(store).job_id == gpu
+        assert store.claim(["gpu"], worker="w", lease_s=30) is None
+        assert store.claim(["cpu"], worker="w", lease_s=30, job_id=gpu) is None
+        claim = store.claim(["cpu"], worker="w", lease_s=30)
+        assert claim is not None
+        assert claim.job_id == cpu
+
+    def test_one_job_can_be_asked_for(self, store: Store) -> None:
+        _, second = store.submit(SPEC), store.submit(SPEC)
+        assert take(store, job_id=second).job_id == second
+        assert store.claim(["cpu"], worker="w", lease_s=30, job_id=second) is None
+
+    @pytest.mark.parametrize("job_id", [0, -1, 12345, 2**70])
+    def test_a_job_that_is_not_there_is_nothing_to_claim(self, store: Store, job_id: int) -> None:
+        assert store.claim(["cpu"], worker="w", lease_s=30, job_id=job_id) is None
+
+    def test_a_hint_for_a_job_of_another_device_is_nothing_to_claim(self, store: Store) -> None:
+        job_id = store.submit(JobSpec(model="m", method="run_inference", device="gpu"))
+        assert store.claim(["cpu"], worker="w", lease_s=30, job_id=job_id) is None
+        assert store.job(job_id).state == "queued"
+
+    def test_racing_workers_claim_each_job_once(self, store: Store) -> None:
+        ids = [store.submit(SPEC) for _ in range(40)]
+
+        def work(name: str) -> list[int]:
+            claimed = []
+            while claim := store.claim(["cpu"], worker=name, lease_s=30):
+                claimed.append(claim.job_id)
+            return claimed
+
+        claimed = race(*[lambda name=f"w{n}": work(name) for n in range(8)])
+        assert sorted(chain.from_iterable(claimed)) == ids
+        assert count(store, "attempts") == len(ids)
+
+    def test_racing_workers_with_hints_for_one_job_claim_it_once(self, store: Store) -> None:
+        for _ in range(5):
+            job_id = store.submit(SPEC)
+            claims = race(*[lambda j=job_id: store.claim(["cpu"], worker="w", lease_s=30, job_id=j)] * 6)
+            assert sum(claim is not None for claim in claims) == 1
+
+    def test_tokens_and_numbers_are_fresh(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        claims = []
+        for _ in range(3):
+            claims.append(take(store))
+            assert store.hand_back(claims[-1])
+        assert [claim.attempt for claim in claims] == [1, 2, 3]
+        assert len({claim.token for claim in claims}) == 3
+        assert [attempt.number for attempt in store.job(job_id).attempts] == [1, 2, 3]
+
+
+class TestRenew:
+    def test_a_renewal_extends_the_lease_by_the_databases_clock(self, store: Store) -> None:
+        claim = take(store, job_id=store.submit(SPEC), lease_s=0.0)
+        assert store.renew(claim, lease_s=30) == Renewal(current=True, cancel_requested=False)
+        assert store.reap() == []
+
+    def test_a_renewal_tells_of_a_cancel(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        store.cancel(claim.job_id)
+        assert store.renew(claim, lease_s=30) == Renewal(current=True, cancel_requested=True)
+
+    @pytest.mark.parametrize(
+        "stale",
+        [
+            lambda claim: Claim(job_id=claim.job_id, attempt=claim.attempt, token="0" * 32, spec=claim.spec),
+            lambda claim: Claim(job_id=claim.job_id, attempt=claim.attempt + 1, token=claim.token, spec=claim.spec),
+            lambda claim: Claim(job_id=claim.job_id + 1, attempt=claim.attempt, token=claim.token, spec=claim.spec),
+        ],
+    )
+    def test_a_claim_that_does_not_hold_changes_nothing(self, store: Store, stale: Callable[[Claim], Claim]) -> None:
+        forged = stale(submit_and_take(store))
+        before = contents(store)
+        assert store.renew(forged, lease_s=30) == Renewal(current=False, cancel_requested=False)
+        assert store.record(forged, SUCCEEDED, files={}) is False
+        assert store.hand_back(forged) is False
+        assert contents(store) == before
+
+    def test_a_job_that_is_over_is_not_renewed(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        assert store.record(claim, SUCCEEDED, files={})
+        assert store.renew(claim, lease_s=30) == Renewal(current=False, cancel_requested=False)
+
+
+class TestRecord:
+    def test_everything_is_read_back_as_it_was_recorded(self, store: Store, tmp_path: Path) -> None:
+        claim = submit_and_take(store)
+        (tmp_path / "trace").write_bytes(b"\x00\xff" * 100_000)
+        outcome = Outcome(
+            state="succeeded",
+            result=RESULT,
+            profile=PROFILE,
+            environment=ENVIRONMENT,
+            artifacts=[
+                Artifact(name="trace.json.gz", media_type="application/gzip"),
+                Artifact(name="log.txt", media_type="text/plain"),
+            ],
+        )
+        assert store.record(claim, outcome, files={"trace.json.gz": tmp_path / "trace", "log.txt": b""})
+
+        job = store.job(claim.job_id)
+        assert (job.state, job.cause, job.is_over) == ("succeeded", None, True)
+        assert job.started is not None
+        assert job.ended is not None
+        assert job.created <= job.started <= job.ended
+        (attempt,) = job.attempts
+        assert (attempt.state, attempt.environment) == ("succeeded", ENVIRONMENT.digest)
+        assert attempt.ended is not None
+
+        assert store.result(claim.job_id) == RESULT
+        assert store.profile(claim.job_id) == PROFILE
+        assert store.environment(ENVIRONMENT.digest) == ENVIRONMENT
+        log, trace = store.artifacts(claim.job_id)
+        assert (log.name, log.media_type, log.size) == ("log.txt", "text/plain", 0)
+        assert (trace.name, trace.media_type, trace.size) == ("trace.json.gz", "application/gzip", 200_000)
+        assert store.read_artifact(trace.digest) == b"\x00\xff" * 100_000
+        assert store.read_artifact(log.digest) == b""
+
+    def test_what_people_query_is_a_column(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        outcome = Outcome(state="succeeded", result=RESULT, profile=PROFILE, environment=ENVIRONMENT)
+        assert store.record(claim, outcome, files={})
+        with reading(store.engine) as connection:
+            row = connection.execute(select(tables.results)).one()
+            mm = select(func.count(), func.max(tables.operations.c.self_ns)).where(
+                tables.operations.c.name == "aten::mm"
+            )
+            assert tuple(connection.execute(mm).one()) == (2, HUGE)
+            assert connection.scalar(select(tables.profiles.c.coverage)) == 0.5
+            assert connection.scalar(select(tables.environments.c.gpu)) == "H200"
+        assert (row.n_steps, row.median_ns, row.min_ns, row.max_ns) == (4, 3_500.0, 2_000, HUGE)
+        assert (row.warmup_steps, row.final_loss, row.attempt) == (2, 0.25, 1)
+
+    def test_an_empty_outcome_is_recorded(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        empty = Outcome(
+            state="succeeded",
+            result=Result(),
+            profile=Profile(source="xspace", step_ns=[], covered_ns=0, operations=[]),
+        )
+        assert store.record(claim, empty, files={})
+        assert store.result(claim.job_id) == Result()
+        assert store.profile(claim.job_id) == empty.profile
+        assert store.artifacts(claim.job_id) == []
+
+    def test_a_failure_keeps_its_cause(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        failed = Outcome(state="failed", cause="signal", message="SIGSEGV", environment=ENVIRONMENT)
+        assert store.record(claim, failed, files={})
+        job = store.job(claim.job_id)
+        assert (job.state, job.cause, job.message) == ("failed", "signal", "SIGSEGV")
+        assert (job.attempts[0].state, job.attempts[0].cause, job.attempts[0].message) == (
+            "failed",
+            "signal",
+            "SIGSEGV",
+        )
+        assert store.result(claim.job_id) is None
+        assert store.profile(claim.job_id) is None
+
+    def test_only_the_first_outcome_counts(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        assert store.record(claim, SUCCEEDED, files={})
+        before = contents(store)
+        again = Outcome(state="failed", cause="user_error", message="late", result=RESULT)
+        assert store.record(claim, again, files={}) is False
+        assert contents(store) == before
+
+    def test_of_racing_outcomes_one_counts(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        outcome = Outcome(state="succeeded", result=RESULT, profile=PROFILE, environment=ENVIRONMENT)
+        assert sorted(race(*[lambda: store.record(claim, outcome, files={})] * 6)) == [False] * 5 + [True]
+
+    def test_a_stale_attempt_changes_nothing_but_is_kept(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        stale = lose(store, job_id)
+        current = take(store, job_id=job_id, worker="w2")
+        before = contents(store)
+
+        outcome = Outcome(
+            state="succeeded",
+            result=RESULT,
+            profile=PROFILE,
+            environment=ENVIRONMENT,
+            artifacts=[Artifact(name="a", media_type="text/plain")],
+        )
+        assert store.renew(stale, lease_s=30).current is False
+        assert store.record(stale, outcome, files={"a": b"late"}) is False
+        assert store.hand_back(stale) is False
+        assert contents(store) == before
+
+        assert store.record(current, SUCCEEDED, files={})
+        assert [attempt.state for attempt in store.job(job_id).attempts] == ["lost", "succeeded"]
+        assert store.record(stale, outcome, files={"a": b"late"}) is False
+        assert store.result(job_id) is None
+
+    def test_a_stale_attempt_that_looks_alive_is_marked_lost(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        with writing(store.engine) as connection:
+            connection.execute(
+                update(tables.jobs).values(state="queued", token=None, lease_until=None)
+            )  # as if the database had been repaired by hand
+        assert store.record(claim, SUCCEEDED, files={}) is False
+        (attempt,) = store.job(claim.job_id).attempts
+        assert (attempt.state, attempt.cause) == ("lost", "lost")
+
+    def test_a_lease_that_ran_out_still_counts_until_someone_notices(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        let_lease_run_out(store, claim.job_id)
+        assert store.record(claim, SUCCEEDED, files={})
+        assert store.reap() == []
+
+    def test_record_and_reap_in_a_race_agree(self, store: Store) -> None:
+        for _ in range(5):
+            claim = submit_and_take(store)
+            let_lease_run_out(store, claim.job_id)
+            recorded, reaped = race(partial(store.record, claim, SUCCEEDED, files={}), store.reap)
+            assert recorded is (reaped == [])
+            assert store.job(claim.job_id).state == ("succeeded" if recorded else "queued")
+            if not recorded:
+                store.cancel(claim.job_id)
+
+    @pytest.mark.parametrize("state", ["running", "lost", "handed_back"])
+    def test_an_outcome_that_is_no_ending_is_refused(self, store: Store, state: Any) -> None:
+        claim = submit_and_take(store)
+        with pytest.raises(UsageError, match=state):
+            store.record(claim, Outcome(state=state), files={})
+        assert store.renew(claim, lease_s=30).current
+
+    def test_a_file_that_is_missing_leaves_everything_as_it_was(self, store: Store, tmp_path: Path) -> None:
+        claim = submit_and_take(store)
+        before = contents(store)
+        with pytest.raises(FileNotFoundError):
+            record_with_files(store, claim, {"a": b"here", "b": tmp_path / "absent"})
+        assert contents(store) == before
+        assert record_with_files(store, claim, {"a": b"here"})
+
+    @pytest.mark.parametrize(("files", "names"), [({}, ["a"]), ({"a": b""}, []), ({"a": b""}, ["a", "a"])])
+    def test_files_must_be_those_that_the_outcome_names(
+        self, store: Store, files: dict[str, bytes | Path], names: list[str]
+    ) -> None:
+        claim = submit_and_take(store)
+        before = contents(store)
+        with pytest.raises(UsageError, match="artifacts"):
+            record_with_files(store, claim, files, names)
+        assert contents(store) == before
+
+    def test_an_artifact_that_is_too_large_is_refused(self, store: Store, tmp_path: Path) -> None:
+        claim = submit_and_take(store)
+        with (tmp_path / "sparse").open("wb") as file:
+            file.truncate(2**30)
+        with pytest.raises(UsageError, match="1073741824 bytes"):
+            record_with_files(store, claim, {"a": tmp_path / "sparse"})
+
+    def test_a_failure_in_the_middle_rolls_everything_back(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        claim = submit_and_take(store)
+        before = contents(store)
+        monkeypatch.setattr("dnnamo_storage.artifacts.attach", lambda *_: 1 / 0)
+        outcome = Outcome(state="succeeded", result=RESULT, profile=PROFILE, environment=ENVIRONMENT)
+        with pytest.raises(ZeroDivisionError):
+            store.record(claim, outcome, files={})
+        assert contents(store) == before
+
+    def test_text_from_user_code_cannot_break_the_record(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        profile = Profile(
+            source="kineto",
+            step_ns=[1],
+            covered_ns=1,
+            operations=[Operation(name=NASTY, calls=1, self_ns=1, total_ns=1, shapes=[NASTY])],
+        )
+        outcome = Outcome(
+            state="failed",
+            cause="user_error",
+            message=NASTY,
+            profile=profile,
+            artifacts=[Artifact(name=NASTY, media_type=NASTY)],
+        )
+        assert store.record(claim, outcome, files={NASTY: b"x"})
+        job = store.job(claim.job_id)
+        assert (job.message, job.attempts[0].message) == (KEPT, KEPT)
+        stored = store.profile(claim.job_id)
+        assert stored is not None
+        assert (stored.operations[0].name, stored.operations[0].shapes) == (KEPT, [KEPT])
+        assert store.artifacts(claim.job_id)[0].name == KEPT
+
+    def test_numbers_that_are_not_finite_are_kept_as_none(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        result = Result(loss=[1.0, float("inf"), float("nan")], score=[float("-inf")])
+        assert store.record(claim, Outcome(state="succeeded", result=result), files={})
+        assert store.result(claim.job_id) == Result(loss=[1.0, None, None], score=[None])
+
+    def test_a_long_name_and_many_operations_are_kept(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        names = ["".join(chr(0x4E00 + (7 * number + n) % 20_000) for number in range(5000)) for n in range(3)]
+        operations = [Operation(name=name, calls=1, self_ns=1, total_ns=1) for name in names * 500]
+        profile = Profile(source="kineto", step_ns=[], covered_ns=0, operations=operations)
+        assert store.record(claim, Outcome(state="succeeded", profile=profile), files={})
+        assert store.profile(claim.job_id) == profile
+
+    def test_equal_environments_and_files_are_kept_once(self, store: Store) -> None:
+        outcome = Outcome(
+            state="succeeded",
+            environment=ENVIRONMENT,
+            artifacts=[Artifact(name=name, media_type="text/plain") for name in ("a", "b")],
+        )
+        for _ in range(2):
+            assert store.record(submit_and_take(store), outcome, files={"a": b"same", "b": b"same"})
+        assert [count(store, name) for name in ("environments", "artifacts", "attempt_artifacts")] == [1, 1, 4]
+
+    def test_racing_records_of_the_same_files_do_not_lock_each_other_out(self, store: Store) -> None:
+        files = {str(number): str(number).encode() for number in range(12)}
+        claims = [submit_and_take(store) for _ in range(6)]
+        orders = [dict(reversed(files.items())) if n % 2 else files for n in range(6)]
+        racers = [lambda c=c, f=f: record_with_files(store, c, f) for c, f in zip(claims, orders, strict=True)]
+        assert race(*racers) == [True] * 6
+        assert count(store, "artifacts") == 12
+
+
+class TestHandBack:
+    def test_a_job_handed_back_is_queued_again_and_not_lost(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        for _ in range(MAX_LOSSES + 1):
+            assert store.hand_back(take(store))
+        job = store.job(job_id)
+        assert job.state == "queued"
+        assert {attempt.state for attempt in job.attempts} == {"handed_back"}
+        assert all(attempt.ended is not None for attempt in job.attempts)
+        lose(store, job_id)
+        assert store.job(job_id).state == "queued"
+
+    def test_a_job_to_be_cancelled_is_not_queued_again(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        store.cancel(claim.job_id)
+        assert store.hand_back(claim)
+        assert (store.job(claim.job_id).state, store.job(claim.job_id).cause) == ("cancelled", "cancelled")
+
+    def test_it_can_be_done_once(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        assert store.hand_back(claim) is True
+        assert store.hand_back(claim) is False
+        assert store.record(claim, SUCCEEDED, files={}) is False
+
+
+class TestCancel:
+    def test_a_queued_job_ends_at_once(self, store: Store) -> None:
+        job = store.cancel(store.submit(SPEC))
+        assert (job.state, job.cause, job.is_over, job.attempts) == ("cancelled", "cancelled", True, [])
+        assert job.ended is not None
+        assert store.claim(["cpu"], worker="w", lease_s=30) is None
+        assert store.claim(["cpu"], worker="w", lease_s=30, job_id=job.id) is None
+
+    def test_a_running_job_is_asked_to_stop(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        job = store.cancel(claim.job_id)
+        assert (job.state, job.cancel_requested) == ("running", True)
+        assert store.record(claim, Outcome(state="cancelled", cause="cancelled"), files={})
+        assert store.job(claim.job_id).state == "cancelled"
+
+    def test_a_job_that_is_over_stays_as_it_is(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        store.record(claim, SUCCEEDED, files={})
+        before = store.job(claim.job_id)
+        assert store.cancel(claim.job_id) == before
+        cancelled = store.cancel(store.submit(SPEC))
+        assert store.cancel(cancelled.id) == cancelled
+
+    @pytest.mark.parametrize("job_id", [0, 999, -5, 2**70])
+    def test_an_unknown_job_is_an_error(self, store: Store, job_id: int) -> None:
+        with pytest.raises(JobNotFound):
+            store.cancel(job_id)
+        with pytest.raises(JobNotFound):
+            store.job(job_id)
+
+    def test_a_cancel_in_a_race_with_claims_is_never_forgotten(self, store: Store) -> None:
+        for _ in range(8):
+            job_id = store.submit(SPEC)
+            claim, _ = race(
+                partial(store.claim, ["cpu"], worker="w", lease_s=30, job_id=job_id), partial(store.cancel, job_id)
+            )
+            if claim is None:
+                assert store.job(job_id).state == "cancelled"
+            else:
+                assert store.renew(claim, lease_s=30).cancel_requested
+
+
+class TestReap:
+    def test_a_lost_job_is_queued_again(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        lose(store, job_id)
+        job = store.job(job_id)
+        assert (job.state, job.cause, job.ended) == ("queued", None, None)
+        (attempt,) = job.attempts
+        assert (attempt.state, attempt.cause) == ("lost", "lost")
+        assert attempt.ended is not None
+        assert store.reap() == []
+        assert take(store).attempt == 2
+
+    def test_a_short_lease_runs_out_by_itself(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        take(store, lease_s=0.0)
+        threading.Event().wait(0.01)
+        assert store.reap() == [job_id]
+
+    def test_a_job_whose_lease_holds_is_left_alone(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        assert store.reap() == []
+        assert store.renew(claim, lease_s=30).current
+
+    def test_a_job_lost_too_often_is_quarantined(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        for number in range(1, MAX_LOSSES + 1):
+            assert store.job(job_id).state == "queued"
+            assert lose(store, job_id).attempt == number
+        job = store.job(job_id)
+        assert (job.state, job.cause) == ("failed", "quarantined")
+        assert f"{MAX_LOSSES} times" in str(job.message)
+        assert job.ended is not None
+        assert [attempt.state for attempt in job.attempts] == ["lost"] * MAX_LOSSES
+        assert store.claim(["cpu"], worker="w", lease_s=30) is None
+
+    def test_a_lost_job_that_was_to_be_cancelled_ends_so(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        store.cancel(claim.job_id)
+        let_lease_run_out(store, claim.job_id)
+        assert store.reap() == [claim.job_id]
+        job = store.job(claim.job_id)
+        assert (job.state, job.cause, job.attempts[0].state) == ("cancelled", "cancelled", "lost")
+
+    def test_racing_reapers_take_each_job_back_once(self, store: Store) -> None:
+        ids = [submit_and_take(store).job_id for _ in range(12)]
+        for job_id in ids:
+            let_lease_run_out(store, job_id)
+        assert sorted(chain.from_iterable(race(*[store.reap] * 6))) == ids
+        assert {len(job.attempts) for job in store.jobs()} == {1}
+        assert store.queued("cpu", 100) == 12
+
+
+class TestReading:
+    def test_jobs_come_newest_first_with_their_attempts(self, store: Store) -> None:
+        ids = [store.submit(SPEC) for _ in range(5)]
+        lose(store, ids[0])
+        take(store, job_id=ids[0])
+        take(store, job_id=ids[3])
+        found = store.jobs()
+        assert [job.id for job in found] == ids[::-1]
+        assert [[attempt.number for attempt in job.attempts] for job in found] == [[], [1], [], [], [1, 2]]
+        assert found[4] == store.job(ids[0])
+
+    def test_jobs_are_found_by_state_model_and_method(self, store: Store) -> None:
+        a = store.submit(JobSpec(model="a", method="run_inference"))
+        b = store.submit(JobSpec(model="b", method="run_inference"))
+        c = store.submit(JobSpec(model="a", method="run_training"))
+        store.cancel(c)
+        assert [job.id for job in store.jobs(model="a")] == [c, a]
+        assert [job.id for job in store.jobs(method="run_inference")] == [b, a]
+        assert [job.id for job in store.jobs(state="queued", model="a")] == [a]
+        assert [job.id for job in store.jobs(limit=2)] == [c, b]
+        assert store.jobs(model="c") == []
+
+    def test_the_number_of_statements_does_not_grow_with_the_jobs(self, store: Store) -> None:
+        for _ in range(10):
+            submit_and_take(store)
+        statements: list[str] = []
+
+        def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+            statements.append(statement)
+
+        event.listen(store.engine, "before_cursor_execute", note)
+        assert len(store.jobs()) == 10
+        assert sum(statement.startswith("SELECT") for statement in statements) == 2
+
+    def test_more_jobs_than_a_statement_takes_parameters(self, store: Store) -> None:
+        assert store.jobs(limit=10**6) == []
+
+    def test_queued_counts_up_to_its_limit(self, store: Store) -> None:
+        for _ in range(4):
+            store.submit(SPEC)
+        store.submit(JobSpec(model="m", method="run_inference", device="gpu"))
+        take(store, job_id=store.jobs()[-1].id)
+        assert (store.queued("cpu", 10), store.queued("cpu", 2), store.queued("gpu", 10)) == (3, 2, 1)
+        assert store.queued("cpu", 0) == 0
+
+    @pytest.mark.parametrize("job_id", [0, 999, 2**70])
+    def test_a_job_without_records_has_none(self, store: Store, job_id: int) -> None:
+        assert store.result(job_id) is None
+        assert store.profile(job_id) is None
+        assert store.artifacts(job_id) == []
+        assert store.environment("absent") is None
+
+    def test_artifacts_are_those_of_the_attempt_that_was_recorded(self, store: Store) -> None:
+        job_id = store.submit(SPEC)
+        lose(store, job_id)
+        assert store.artifacts(job_id) == []
+        record_with_files(store, take(store), {"log.txt": b"second"})
+        (log,) = store.artifacts(job_id)
+        assert (log.name, log.digest, log.size) == ("log.txt", digest_of(b"second"), 6)
+
+    def test_bytes_are_kept_by_their_digest(self, store: Store) -> None:
+        digest = store.put_artifact(b"weights")
+        assert digest == store.put_artifact(b"weights") == digest_of(b"weights")
+        assert store.read_artifact(digest) == b"weights"
+        assert set(race(*[lambda: store.put_artifact(b"raced")] * 6)) == {digest_of(b"raced")}
+        assert count(store, "artifacts") == 2
+
+    def test_unknown_bytes_are_an_error(self, store: Store) -> None:
+        with pytest.raises(UsageError, match="no artifact"):
+            store.read_artifact("0" * 64)
+
+
+class TestWorkers:
+    def test_a_worker_is_seen_until_it_retires(self, store: Store) -> None:
+        store.report_worker("w2", queues=["gpu"], slots=1)
+        store.report_worker("w1", queues=["cpu"], slots=4)
+        assert [worker.name for worker in store.workers(seen_within_s=60)] == ["w1", "w2"]
+        store.retire_worker("w2")
+        store.retire_worker("never seen")
+        (worker,) = store.workers(seen_within_s=60)
+        assert (worker.name, worker.queues, worker.slots) == ("w1", ["cpu"], 4)
+        assert worker.started.tzinfo is UTC
+
+    def test_a_report_updates_what_was_known(self, store: Store) -> None:
+        store.report_worker("w", queues=["cpu"], slots=1)
+        (first,) = store.workers(seen_within_s=60)
+        threading.Event().wait(0.01)
+        store.report_worker("w", queues=["cpu", "gpu"], slots=2)
+        (second,) = store.workers(seen_within_s=60)
+        assert (second.queues, second.slots, second.started) == (["cpu", "gpu"], 2, first.started)
+        assert second.seen > first.seen
+
+    def test_a_silent_worker_drops_out(self, store: Store) -> None:
+        store.report_worker("w", queues=["cpu"], slots=1)
+        with writing(store.engine) as connection:
+            connection.execute(update(tables.workers).values(seen=db_now(-61)))
+        assert store.workers(seen_within_s=60) == []
+        assert len(store.workers(seen_within_s=120)) == 1
+
+    def test_racing_reports_all_succeed(self, store: Store) -> None:
+        race(*[lambda: store.report_worker("w", queues=["cpu"], slots=1)] * 6)
+        assert len(store.workers(seen_within_s=60)) == 1
+
+
+class TestDoor:
+    def test_what_was_stored_is_there_when_it_is_opened_again(self, database_url: str) -> None:
+        with Store.open(database_url) as store:
+            job_id = store.submit(SPEC, key="k")
+        with Store.open(database_url) as store:
+            assert store.job(job_id).spec == SPEC
+            assert store.submit(SPEC, key="k") == job_id
+
+    def test_the_url_is_shown(self, store: Store) -> None:
+        assert store.url.startswith(store.engine.dialect.name)
+
+    def test_the_database_guards_its_own_states(self, store: Store) -> None:
+        store.submit(SPEC)
+        for wrong in ("state = 'sleeping'", "state = 'running'", "state = 'failed'", "token = 'x'"):
+            with pytest.raises(Exception, match="ck_jobs"), writing(store.engine) as connection:
+                connection.execute(text(f"UPDATE jobs SET {wrong}"))

@@ -1,0 +1,105 @@
+"""The Celery app: what is set, and why.
+
+Celery carries hints and nothing else. A hint says "there may be work for this device class" and has no other content:
+whoever takes it asks the database for the best queued job. So a hint that is lost, doubled, reordered or forged can
+delay work or find none, and that is all it can do.
+"""
+
+from collections.abc import Iterable
+
+from dnnamo.errors import BrokerUnavailable, MissingExtra, UsageError
+from dnnamo.records import Device
+
+try:
+    from celery import Celery
+    from kombu import Queue
+    from kombu.exceptions import OperationalError
+    from kombu.utils.url import maybe_sanitize_url
+except ModuleNotFoundError as error:
+    raise MissingExtra("Celery", extra="worker") from error
+
+__all__ = ["TASK", "check_broker", "make_app", "queue_name"]
+
+TASK = "dnnamo.work"
+"""Name of the one task; its one argument is the device class."""
+
+_SETTINGS = {
+    # JSON only: a message can never be made to run code while it is read.
+    "accept_content": ["json"],
+    "task_serializer": "json",
+    # The database holds results. A result backend would leak keys and be a second truth.
+    "result_backend": None,
+    "task_ignore_result": True,
+    # Acknowledge before running: the lease recovers a lost attempt. A late acknowledgement has the broker deliver
+    # long jobs a second time after its visibility timeout (celery#5935).
+    "task_acks_late": False,
+    # A job that kills its worker would come back for ever (celery#6103); attempts are counted in the database.
+    "task_reject_on_worker_lost": False,
+    # A hint waits in the broker until a slot is free, not in a busy worker (celery#1933, #6500).
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_prefetch": True,
+    # Logging and standard output stay as the process set them up.
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    # Remote control would let whoever writes to the broker stop workers and cancel tasks.
+    "worker_enable_remote_control": False,
+    "worker_send_task_events": False,
+    # A lost connection does not touch running jobs: they were acknowledged, and only their results matter.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # The broker may come back at any time; no restart is needed.
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    # Notice a connection that is dead without a word, instead of waiting on it deaf (celery#8030).
+    "broker_transport_options": {
+        "health_check_interval": 10,
+        "socket_keepalive": True,
+        "socket_connect_timeout": 5,
+        "retry_on_timeout": True,
+    },
+}
+
+
+def queue_name(device: Device) -> str:
+    """Return the Celery queue of a device class."""
+    return f"dnnamo.{device}"
+
+
+def make_app(broker_url: str, devices: Iterable[Device] = ()) -> "Celery":
+    """Return an app on a broker; `devices` are those whose queues a worker with this app consumes.
+
+    Raises:
+        UsageError: If the URL is not one of a Redis server, the only broker whose failure modes Dnnamo knows.
+    """
+    if not broker_url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+        raise UsageError(
+            f"The broker {maybe_sanitize_url(broker_url)} is no Redis. Set DNNAMO_BROKER_URL to redis://HOST:PORT/DB, "
+            "or unset it to run jobs in the calling process."
+        )
+    app = Celery("dnnamo", broker=broker_url, set_as_current=False)
+    app.conf.update(_SETTINGS, task_queues=[Queue(queue_name(device)) for device in devices])
+    return app
+
+
+def check_broker(app: "Celery") -> None:
+    """Raise `BrokerUnavailable` unless the broker answers."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+            # Redis answers a connect before it looks at the password; asking something settles it.
+            connection.default_channel.client.ping()
+    except (OperationalError, *_redis_errors()) as error:
+        raise unavailable(app, error) from error
+
+
+def unavailable(app: "Celery", error: Exception) -> BrokerUnavailable:
+    """Return the error for a broker that does not answer, its URL without the password."""
+    return BrokerUnavailable(
+        f"The broker {maybe_sanitize_url(app.conf.broker_url)} does not answer: {error}. Start Redis there, set "
+        "DNNAMO_BROKER_URL to where it is, or unset it to run jobs in the calling process."
+    )
+
+
+def _redis_errors() -> tuple[type[Exception], ...]:
+    from redis.exceptions import RedisError
+
+    return (RedisError,)

@@ -1,0 +1,55 @@
+"""Tell the workers, by way of the broker, that there are jobs to claim."""
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from dnnamo.records import Device
+from dnnamo_storage import Store
+from dnnamo_workers.app import TASK, queue_name, unavailable
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["WORKER_SEEN_S", "dispatch"]
+
+WORKER_SEEN_S = 30.0
+"""A worker that has not reported itself for so long counts as gone."""
+
+_LEAST_HINTS = 4
+
+
+def dispatch(store: Store, app: "Celery", device: Device) -> int:
+    """Publish hints for a device class, so that as many wait as there are queued jobs, and a few a slot at most.
+
+    It keeps no memory of what it published: it compares the queued jobs in the database with the hints that wait in
+    the broker. So it may be called by anyone, at any time, and whatever the broker lost comes back at the next call.
+    Called after each submit, after each job, and on a timer in every worker.
+
+    Returns:
+        The number of hints published.
+
+    Raises:
+        BrokerUnavailable: If the broker does not answer.
+        DatabaseUnavailable: If the database does not.
+    """
+    window = max(_LEAST_HINTS, 2 * _slots(store, device))
+    wanted = store.queued(device, limit=window)
+    if not wanted:
+        return 0
+    try:
+        with app.pool.acquire(block=True) as connection:
+            missing = max(0, wanted - _waiting(connection, queue_name(device)))
+            for _ in range(missing):
+                app.send_task(TASK, args=[device], queue=queue_name(device), connection=connection, retry=False)
+    except OperationalError as error:
+        raise unavailable(app, error) from error
+    return missing
+
+
+def _slots(store: Store, device: Device) -> int:
+    return sum(worker.slots for worker in store.workers(seen_within_s=WORKER_SEEN_S) if device in worker.queues)
+
+
+def _waiting(connection: Any, queue: str) -> int:
+    return int(connection.default_channel.client.llen(queue))

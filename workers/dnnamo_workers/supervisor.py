@@ -1,0 +1,204 @@
+"""See one claimed attempt through: start its runner, keep its lease, stop it when it must end, record what came out.
+
+The supervisor never runs user code and never unpickles anything. The same function serves Celery workers and the
+embedded mode.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from time import monotonic
+
+import msgspec
+from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from dnnamo.errors import DatabaseUnavailable, UsageError
+from dnnamo.records import Artifact, Claim, JobSpec, Outcome
+from dnnamo.runner.wire import Request
+from dnnamo_storage import Store
+from dnnamo_workers.process import RunnerProcess
+
+__all__ = ["HEARTBEAT_S", "LEASE_S", "LOG_NAME", "Drain", "supervise"]
+
+LEASE_S = 30.0
+HEARTBEAT_S = 2.0
+"""Seconds between renewals of the lease, which also bring the news of a cancellation."""
+
+GRACE_S = 3.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+LOG_NAME = "log.txt"
+
+_LOOK_S = 0.5
+"""Longest wait between two looks at the drain."""
+
+_SECRETS = ("DNNAMO_DATABASE_URL", "DNNAMO_BROKER_URL")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Drain:
+    """Tells supervisors that their process is to stop, and how long their jobs may still take."""
+
+    limit_s: float = 0.0
+    _begun: Event = field(default_factory=Event)
+    _deadline: float = float("inf")
+
+    def begin(self) -> None:
+        """Start draining; safe to call from a signal handler, and again."""
+        if not self._begun.is_set():
+            self._deadline = monotonic() + self.limit_s
+            self._begun.set()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether no new job should be claimed."""
+        return self._begun.is_set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether running jobs must be handed back now."""
+        return self._begun.is_set() and monotonic() >= self._deadline
+
+
+def supervise(store: Store, claim: Claim, *, drain: Drain) -> None:
+    """Run a claimed attempt to its end and record it.
+
+    Nothing is recorded when the claim is no longer current, or when the attempt was handed back for another worker.
+
+    Raises:
+        DatabaseUnavailable: If the outcome could not be recorded for a minute. The attempt's lease then runs out and
+            the job is run again.
+    """
+    _logger.info("job %d attempt %d: %s of %s", claim.job_id, claim.attempt, claim.spec.method, claim.spec.model)
+    with TemporaryDirectory(prefix="dnnamo-", ignore_cleanup_errors=True) as scratch:
+        request = _request(store, claim.spec, Path(scratch))
+        with RunnerProcess(request, environment=_environment(claim.spec)) as runner:
+            ended_by = _watch(runner, store, claim, drain)
+            outcome = _outcome(runner, claim.spec, ended_by)
+            log = runner.log
+        if ended_by == "handed_back":
+            store.hand_back(claim)
+        elif ended_by != "stale":
+            _record_with_files(store, claim, outcome, request.folder, log)
+    _logger.info("job %d attempt %d: %s", claim.job_id, claim.attempt, ended_by or outcome.state)
+
+
+def _request(store: Store, spec: JobSpec, scratch: Path) -> Request:
+    outputs = scratch / "outputs"
+    outputs.mkdir()
+    if spec.weights is None:
+        return Request(spec=spec, scratch=str(outputs))
+    weights = scratch / "weights.safetensors"
+    weights.write_bytes(store.read_artifact(spec.weights))
+    return Request(spec=spec, scratch=str(outputs), weights=str(weights))
+
+
+def _environment(spec: JobSpec) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    environment["PYTHONUNBUFFERED"] = "1"  # so that the log of a crash is whole
+    if spec.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if spec.threads is not None:
+        environment |= dict.fromkeys(_THREAD_VARIABLES, str(spec.threads))
+    return environment
+
+
+def _watch(runner: RunnerProcess, store: Store, claim: Claim, drain: Drain) -> str | None:
+    """Keep the lease until the runner has ended; return why it was made to, None if it ended by itself."""
+    limit_s = claim.spec.timeout_s
+    deadline = float("inf") if limit_s is None else monotonic() + limit_s
+    next_beat = monotonic() + HEARTBEAT_S
+    while runner.pump(max(0.0, min(next_beat, deadline, monotonic() + _LOOK_S) - monotonic())):
+        why = "timeout" if monotonic() >= deadline else "handed_back" if drain.is_over else None
+        if why is None and monotonic() >= next_beat:
+            next_beat = monotonic() + HEARTBEAT_S
+            why = _renew(store, claim)
+        if why is not None:
+            runner.stop(GRACE_S)
+            return why
+    return None
+
+
+def _renew(store: Store, claim: Claim) -> str | None:
+    try:
+        renewal = store.renew(claim, lease_s=LEASE_S)
+    except DatabaseUnavailable as error:
+        # The fence keeps a rerun's result apart from ours; stopping now would only lose the measurement.
+        _logger.warning("job %d: lease not renewed: %s", claim.job_id, error)
+        return None
+    if not renewal.current:
+        return "stale"
+    return "cancelled" if renewal.cancel_requested else None
+
+
+def _outcome(runner: RunnerProcess, spec: JobSpec, ended_by: str | None) -> Outcome:
+    if ended_by == "cancelled":
+        return Outcome(state="cancelled", cause="cancelled", message="Cancelled while it ran.")
+    if ended_by == "timeout":
+        return _failed("timeout", f"Still running after {spec.timeout_s:g} s, the time limit of this job.")
+    try:
+        reported = runner.outcome
+    except ValueError as error:
+        return _failed("user_error", f"The runner's report cannot be read: {error}. User code wrote to its pipe.")
+    return reported or _died(runner.returncode or 0, spec)
+
+
+def _died(returncode: int, spec: JobSpec) -> Outcome:
+    doing = f"while it ran {spec.method} of {spec.model}"
+    if returncode >= 0:
+        return _failed("user_error", f"The runner exited with code {returncode} {doing}: something called os._exit.")
+    name = signal.Signals(-returncode).name
+    hint = " The kernel does that when memory runs out." if name == "SIGKILL" else ""
+    return _failed("signal", f"The runner was killed by {name} {doing}.{hint} The job's log has its last words.")
+
+
+def _failed(cause: str, message: str) -> Outcome:
+    return Outcome.from_dict({"state": "failed", "cause": cause, "message": message})
+
+
+def _record_with_files(store: Store, claim: Claim, outcome: Outcome, folder: Path, log: bytes) -> None:
+    """Record an outcome with its files and the log; one whose files cannot be stored is recorded as failed."""
+    log_artifact = Artifact(name=LOG_NAME, media_type="text/plain")
+    try:
+        files = {artifact.name: _plain_file(folder, artifact.name) for artifact in outcome.artifacts}
+        complete = msgspec.structs.replace(outcome, artifacts=[*outcome.artifacts, log_artifact])
+        _record(store, claim, complete, {**files, LOG_NAME: log})
+    except DatabaseUnavailable:  # an OSError too, and nothing that the files are to blame for
+        raise
+    except (UsageError, OSError) as error:
+        failed = _failed("user_error", f"What the runner left cannot be stored: {error}")
+        _record(store, claim, msgspec.structs.replace(failed, artifacts=[log_artifact]), {LOG_NAME: log})
+
+
+def _plain_file(folder: Path, name: str) -> Path:
+    """Return the path of a file that the runner reported, which user code may have made up."""
+    path = folder / name
+    if path.parent != folder or path.is_symlink() or not path.is_file():
+        raise UsageError(f"it reported a file {name!r}, which is no plain file in its folder.")
+    return path
+
+
+@retry(
+    retry=retry_if_exception_type(DatabaseUnavailable),
+    wait=wait_exponential_jitter(initial=0.2, max=5),
+    stop=stop_after_delay(60),
+    before_sleep=before_sleep_log(_logger, logging.WARNING),
+    reraise=True,
+)
+def _record(store: Store, claim: Claim, outcome: Outcome, files: Mapping[str, bytes | Path]) -> None:
+    if not store.record(claim, outcome, files=files):
+        _logger.warning("job %d attempt %d is no longer current; its outcome is dropped", claim.job_id, claim.attempt)
