@@ -280,10 +280,19 @@ def submit(
 
 
 def _read_weights(path: Path) -> bytes:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
+        with safe_open(path, framework="numpy"):  # reads and checks the header
+            return content
     except OSError as error:
         raise UsageError(f"The weights {path} cannot be read: {error.strerror}.") from error
+    except SafetensorError as error:
+        raise UsageError(
+            f"The weights {path} are no safetensors file: {error}. Write one with safetensors.torch.save_file, or keep "
+            "the weights.safetensors of a get_weights job."
+        ) from error
 
 
 def run(model: str | PathLike[str], *, mode: Mode = "inference", **options: Any) -> JobHandle:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,9 +17,11 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server's administration database."""
-    with start_postgres(tmp_path_factory.mktemp("postgres")) as url:
+    # Not below pytest's folder: PostgreSQL runs as a user of its own where we are root, and the next pytest to start
+    # on this machine makes that folder unreadable for others.
+    with TemporaryDirectory(prefix="dnnamo-postgres-") as folder, start_postgres(Path(folder)) as url:
         yield url
 
 

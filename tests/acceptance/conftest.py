@@ -7,13 +7,12 @@ import pytest
 
 from tests.acceptance.place import Place
 from tests.servers import fresh_database
+from tests.test_compose import worker_command
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, redis_url: str, postgres_server: str) -> Iterator[Place]:
     """A cluster that all tests share, its worker started with the command of docker-compose.yml."""
-    from tests.test_compose import worker_command
-
     home = tmp_path_factory.mktemp("cluster")
     with fresh_database(postgres_server) as database_url:
         place = Place(home, database_url=database_url, broker_url=redis_url)

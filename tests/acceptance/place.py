@@ -15,6 +15,10 @@ from dnnamo_storage import Store
 
 DNNAMO = Path(sys.executable).with_name("dnnamo")
 PATIENCE_S = 60
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+QUICK = EXAMPLES / "bare_model.py"
+"""A model that imports no framework, for tests that are about jobs."""
 
 
 class Place:

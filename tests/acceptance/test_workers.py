@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.acceptance.place import DNNAMO, Place, stop, until
+from tests.acceptance.place import DNNAMO, QUICK, Place, stop, until
 from tests.servers import start_redis
 
 SLOW = """
@@ -49,16 +49,16 @@ def test_idle_worker_ends_with_0_on_sigterm(own: Place) -> None:
 
 
 def test_jobs_submitted_before_any_worker_are_run_by_the_first(own: Place) -> None:
-    ids = [own.submit("run_inference", "demo:mlp", "--steps", 1) for _ in range(6)]
+    ids = [own.submit("run_inference", QUICK, "--steps", 1) for _ in range(6)]
     assert {row["state"] for row in own.json("ls")} == {"queued"}
-    assert "No worker serves queue cpu" in own.dnnamo("submit", "run_inference", "demo:mlp").stderr
+    assert "No worker serves queue cpu" in own.dnnamo("submit", "run_inference", QUICK).stderr
     with own.worker():
         own.dnnamo("wait", *ids)
 
 
 def test_greater_priority_starts_first(own: Place) -> None:
-    low = own.submit("run_inference", "demo:mlp", "--steps", 1)
-    high = own.submit("run_inference", "demo:mlp", "--steps", 1, "--priority", 5)
+    low = own.submit("run_inference", QUICK, "--steps", 1)
+    high = own.submit("run_inference", QUICK, "--steps", 1, "--priority", 5)
     with own.worker():
         own.dnnamo("wait", low, high)
     started = {row["id"]: row["started"] for row in (own.json("show", it) for it in (low, high))}
@@ -146,9 +146,9 @@ def test_two_slots_run_two_jobs_side_by_side(own: Place) -> None:
 
 
 def test_cpu_worker_leaves_gpu_jobs_alone(own: Place) -> None:
-    gpu = own.submit("run_inference", "demo:mlp", "--device", "gpu")
+    gpu = own.submit("run_inference", QUICK, "--device", "gpu")
     with own.worker():
-        own.json("run", "demo:mlp", "--steps", 1)
+        own.json("run", QUICK, "--steps", 1)
         assert own.json("show", gpu)["state"] == "queued"
         assert "no worker serves queue gpu" in own.dnnamo("ls").stderr
 
@@ -162,7 +162,7 @@ def test_hint_that_says_nothing_true_does_nothing(own: Place) -> None:
             forger.send_task("dnnamo.work", args=args, queue="dnnamo.cpu")
         forger.send_task("os.system", args=["true"], queue="dnnamo.cpu")
         forger.close()
-        assert own.json("run", "demo:mlp", "--steps", 1)["id"] == 1
+        assert own.json("run", QUICK, "--steps", 1)["id"] == 1
     assert len(own.json("show", 1)["attempts"]) == 1
 
 
@@ -193,7 +193,7 @@ def test_up_is_a_whole_cluster_in_one_command(tmp_path: Path) -> None:
         name, _, url = cluster.stdout.readline().strip().removeprefix("export ").partition("=")
         inside = Place(tmp_path, broker_url=url)
         assert name == "DNNAMO_BROKER_URL"
-        assert inside.json("run", "demo:mlp", "--steps", 1)["state"] == "succeeded"
+        assert inside.json("run", QUICK, "--steps", 1)["state"] == "succeeded"
         assert str(cluster.pid) in inside.json("show", 1)["attempts"][0]["worker"]
     finally:
         assert stop(cluster) == 0

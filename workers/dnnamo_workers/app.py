@@ -44,8 +44,8 @@ _SETTINGS = {
     # Remote control would let whoever writes to the broker stop workers and cancel tasks.
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
-    # A lost connection does not touch running jobs: they were acknowledged, and only their results matter.
-    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # This touches late-acknowledged tasks alone, of which there are none; leaving it out warns at each lost connection.
+    "worker_cancel_long_running_tasks_on_connection_loss": True,
     # The broker may come back at any time; no restart is needed.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
@@ -93,8 +93,9 @@ def check_broker(app: "Celery") -> None:
 
 def unavailable(app: "Celery", error: Exception) -> BrokerUnavailable:
     """Return the error for a broker that does not answer, its URL without the password."""
+    why = str(error).rstrip(".")
     return BrokerUnavailable(
-        f"The broker {maybe_sanitize_url(app.conf.broker_url)} does not answer: {error}. Start Redis there, set "
+        f"The broker {maybe_sanitize_url(app.conf.broker_url)} does not answer: {why}. Start Redis there, set "
         "DNNAMO_BROKER_URL to where it is, or unset it to run jobs in the calling process."
     )
 
