@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := torch,tensorflow,worker,postgres,local,test,check
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check bench format clean
 
 help:
 	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
 	@echo "make test    the whole test suite, with a real Redis, PostgreSQL and workers"
 	@echo "make check   formatting, lint and types"
+	@echo "make bench   start-up times, and how much of a step the operation tables account for"
 	@echo "make format  mend formatting and what lint can mend"
 	@echo "make clean   remove .venv and caches"
 
@@ -29,6 +30,10 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/self_time.py
 
 format: .venv/installed
 	$(BIN)/ruff format
