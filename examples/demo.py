@@ -8,9 +8,9 @@ from pathlib import Path
 
 DNNAMO = str(Path(sys.executable).with_name("dnnamo"))
 COMMANDS = (
-    "profile demo:mlp --mode training --steps 50",
+    "profile demo:mlp --mode training --steps 50 --threads 1",
     "ops {} --top 8",
-    "profile demo:keras_mlp --mode training --steps 50",
+    "profile demo:keras_mlp --mode training --steps 50 --threads 1",
     "ops {} --top 8",
     "ls --limit 2",
 )
@@ -28,7 +28,7 @@ def main() -> None:
     finally:
         cluster.send_signal(signal.SIGTERM)
         cluster.wait()
-    print("\nThe results stay in the database: try", Path(DNNAMO).parent.name + "/dnnamo ls, or make test.")
+    print(f"\nThe results stay in the database: try {os.path.relpath(DNNAMO)} ls, or make test.")
 
 
 def show(command: str, environment: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ import pytest
 import typer
 import yaml
 from jsonschema import Draft202012Validator
-from pydantic.types import SecretStr
+from pydantic import SecretStr
 
 from dnnamo.cli import app
 from dnnamo.records import Device
@@ -130,7 +131,7 @@ def test_no_password_is_written_down(name: str) -> None:
         text.split("://", 1)[1].partition(":")[2].rpartition("@")[0] for text in _texts(service) if "://" in text
     ]
     command = service.get("command", [])
-    secrets += [after for word, after in zip(command, command[1:], strict=False) if word == "--requirepass"]
+    secrets += [after for word, after in pairwise(command) if word == "--requirepass"]
     assert all(REQUIRED.fullmatch(secret) for secret in secrets)
     assert secrets
 

@@ -9,7 +9,7 @@ from dnnamo.cli.output import Format, Output, note, progress, show_object, show_
 from dnnamo.cli.summary import describe
 from dnnamo.errors import JobFailed, UsageError
 
-__all__ = ["cancel", "logs", "ls", "show", "wait"]
+__all__ = ["cancel", "logs", "ls", "show", "wait", "warn_if_unserved"]
 
 Id = Annotated[int, typer.Argument(help="Id of the job.", show_default=False)]
 Ids = Annotated[list[int], typer.Argument(help="Ids of the jobs.", show_default=False)]
@@ -57,6 +57,7 @@ def wait(
     """Wait until jobs are over; the exit code says whether all succeeded."""
     handles = [client.job(job_id) for job_id in ids]
     for job in handles:
+        warn_if_unserved(job)
         with progress(f"job {job.id}: {job.spec.method} of {job.spec.model}"):
             try:
                 job.wait(timeout=timeout)
@@ -66,6 +67,13 @@ def wait(
         record = job.record
         if record.state != "succeeded":
             raise JobFailed(job.id, state=record.state, cause=record.cause, message=record.message)
+
+
+def warn_if_unserved(job: client.JobHandle) -> None:
+    """Say so if a job is queued for a device class that nobody serves."""
+    device = job.spec.device
+    if job.state == "queued" and not client.session().is_served(device):
+        note(f"No worker serves queue {device} at the moment; job {job.id} waits for `dnnamo worker --queue {device}`.")
 
 
 def cancel(ids: Ids) -> None:

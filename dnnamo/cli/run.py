@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dnnamo import client, records
+from dnnamo.cli.jobs import warn_if_unserved
 from dnnamo.cli.output import Format, Output, note, progress, show_object
 from dnnamo.cli.summary import describe, lines
 from dnnamo.errors import JobFailed, UsageError
@@ -82,7 +83,7 @@ def submit(
         note(
             f"No broker is configured, so job {job.id} runs in this process; `dnnamo show {job.id}` tells how it went."
         )
-    _warn_if_unserved(job)
+    warn_if_unserved(job)
 
 
 def _options(
@@ -118,15 +119,9 @@ def _param(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _warn_if_unserved(job: client.JobHandle) -> None:
-    device = job.spec.device
-    if not client.session().is_served(device):
-        note(f"No worker serves queue {device} at the moment; job {job.id} waits for `dnnamo worker --queue {device}`.")
-
-
 def _finish(job: client.JobHandle, output: Format) -> None:
     """Wait for a job, show what came out, and end with its exit code."""
-    _warn_if_unserved(job)
+    warn_if_unserved(job)
     try:
         with progress(f"job {job.id}: {job.spec.method} of {job.spec.model}"):
             job.wait()

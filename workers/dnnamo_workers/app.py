@@ -15,8 +15,9 @@ try:
     from kombu import Queue
     from kombu.exceptions import OperationalError
     from kombu.utils.url import maybe_sanitize_url
+    from redis.exceptions import RedisError
 except ModuleNotFoundError as error:
-    raise MissingExtra("Celery", extra="worker") from error
+    raise MissingExtra("Celery with Redis", extra="worker") from error
 
 __all__ = ["TASK", "check_broker", "make_app", "queue_name"]
 
@@ -87,7 +88,7 @@ def check_broker(app: "Celery") -> None:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
             # Redis answers a connect before it looks at the password; asking something settles it.
             connection.default_channel.client.ping()
-    except (OperationalError, *_redis_errors()) as error:
+    except (OperationalError, RedisError) as error:
         raise unavailable(app, error) from error
 
 
@@ -98,9 +99,3 @@ def unavailable(app: "Celery", error: Exception) -> BrokerUnavailable:
         f"The broker {maybe_sanitize_url(app.conf.broker_url)} does not answer: {why}. Start Redis there, set "
         "DNNAMO_BROKER_URL to where it is, or unset it to run jobs in the calling process."
     )
-
-
-def _redis_errors() -> tuple[type[Exception], ...]:
-    from redis.exceptions import RedisError
-
-    return (RedisError,)
