@@ -12,6 +12,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Literal, Protocol, cast
 
+import msgspec
+
 from dnnamo.errors import JobFailed, UsageError
 from dnnamo.records import Artifact, Cause, Device, Environment, Job, JobSpec, Method, Profile, Result, State
 
@@ -261,10 +263,10 @@ def submit(
     from dnnamo.loaders import locate
 
     content = None if weights is None else _read_weights(Path(weights))
-    spec = JobSpec(
+    spec = _spec(
         model=locate(fspath(model)),
         method=method,
-        params=dict(params or {}),
+        params={} if params is None else params,
         n_steps=n_steps,
         warmup=warmup,
         device=device,
@@ -277,6 +279,16 @@ def submit(
     if content is not None:
         here.store.put_artifact(content)
     return here.submit(spec, key=key)
+
+
+def _spec(**fields: Any) -> JobSpec:
+    """Return the spec with these fields, their types checked."""
+    try:
+        return JobSpec.from_dict(fields)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
+        raise UsageError(f"A job cannot be made of that: {error}.") from error
 
 
 def _read_weights(path: Path) -> bytes:

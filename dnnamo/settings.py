@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dnnamo.errors import UsageError
@@ -34,6 +34,11 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         default=20.0, ge=0, description="Seconds that a stopping worker gives its jobs before it hands them back."
     )
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
 
     @classmethod
     def settings_customise_sources(
@@ -87,7 +92,9 @@ def sources() -> dict[str, str]:
 
 def masked(url: str) -> str:
     """Return a URL with its password hidden."""
-    return re.sub(r"(?<=://)([^/@]*?):[^/]*@", r"\1:***@", url)
+    # To the last @ before the query: people forget to quote passwords. A SQLite path begins with the third slash.
+    url = re.sub(r"(?<=://)([^/@:?]*):[^?]*@", r"\1:***@", url)
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
 
 
 def _complaint(error: Any) -> str:

@@ -63,7 +63,7 @@ def show_object(values: Row, format: Format) -> None:  # noqa: A002
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_cell(row[column]) for column in columns] for row in rows)
 
@@ -81,7 +81,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         table.add_row(*(_cell(row[column]) for column in columns))
     # Without a terminal Rich folds at 80 columns, which breaks up what a pipe is to read.
     width = None if sys.stdout.isatty() else 10_000
-    Console(markup=False, highlight=False, width=width).print(table)
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
 
 
 def _cell(value: Any) -> str:

@@ -89,12 +89,14 @@ class TorchModel(Model):
         inputs, targets = self._batch()
         self._module.train()
         trained = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
+        # Copies, as tracing runs the step once and a normalisation would count it among its statistics.
+        buffers = {name: value.clone() for name, value in self._module.named_buffers()}
 
         def forward_backward(
             parameters: dict[str, torch.Tensor], inputs: Any, targets: Any
         ) -> tuple[torch.Tensor, ...]:
             args, kwargs = _arguments(inputs)
-            outputs = torch.func.functional_call(self._module, parameters, args, kwargs)
+            outputs = torch.func.functional_call(self._module, parameters | buffers, args, kwargs)
             loss = self._loss(outputs, targets)
             return (loss, *torch.autograd.grad(loss, list(parameters.values()), allow_unused=True))
 

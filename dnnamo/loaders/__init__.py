@@ -64,14 +64,19 @@ def load(reference: str, params: Mapping[str, Any]) -> Any:
     make = _maker(reference)
     _check_arguments(make, params, reference)
     model = make(**params)
-    if not capabilities(model):
+    if isinstance(model, type) or not capabilities(model):
         raise LoaderError(
-            f"The loader of {reference} returned a {type(model).__module__}.{type(model).__qualname__}, which "
-            "implements no method of the wrapped-model interface. Return a subclass of dnnamo.Model; a "
-            "torch.nn.Module or a Keras model becomes one in dnnamo.frameworks.pytorch.TorchModel or "
-            "dnnamo.frameworks.tensorflow.KerasModel."
+            f"The loader of {reference} returned {_kind(model)}, which implements no method of the wrapped-model "
+            "interface. Return an instance of a subclass of dnnamo.Model; a torch.nn.Module or a Keras model becomes "
+            "one in dnnamo.frameworks.pytorch.TorchModel or dnnamo.frameworks.tensorflow.KerasModel."
         )
     return model
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__qualname__} itself"
+    return f"a {type(value).__module__}.{type(value).__qualname__}"
 
 
 def _maker(reference: str) -> Callable[..., Any]:
@@ -107,6 +112,5 @@ def _check_arguments(make: Callable[..., Any], params: Mapping[str, Any], refere
     try:
         signature.bind(**params)
     except TypeError as error:
-        raise LoaderError(
-            f"The loader of {reference} takes {signature}, which the options do not fit: {error}."
-        ) from error
+        takes = ", ".join(signature.parameters) or "no options"
+        raise LoaderError(f"The loader of {reference} takes {takes}: {error}.") from error

@@ -19,19 +19,24 @@ def from_file(path: Path, *, factory: str | None = None) -> Callable[..., Any]:
     """Run a Python file and return its loader; the file's own folder is on the import path, as for a script."""
     if not path.is_file():
         raise ModelNotFound(f"There is no model file {path} on this machine.")
-    spec = spec_from_file_location(path.stem, path)
+    # A name of its own, as torch.py would otherwise pass for PyTorch.
+    name = f"_dnnamo_model_{path.stem}"
+    spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelNotFound(f"{path} is no Python file: its name must end with .py.")
     module = module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
-    # Known under its name while it runs, as dataclasses and pickle expect; a library of that name keeps the place.
-    sys.modules.setdefault(path.stem, module)
+    sys.modules[name] = module  # before it runs, as dataclasses expect
     spec.loader.exec_module(module)
     return _loader(module, factory, str(path))
 
 
 def from_module(name: str, *, factory: str | None = None) -> Callable[..., Any]:
     """Import a module, from the working folder too, and return its loader."""
+    if name.startswith("."):
+        raise ModelNotFound(
+            f"There is no module {name!r}: give its full name (package.module), or a file ending in .py."
+        )
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = import_module(name)
@@ -55,6 +60,6 @@ def _loader(module: ModuleType, factory: str | None, reference: str) -> Callable
             f"{reference}:function."
         )
     if not callable(found):
-        raise LoaderError(f"{name} in {reference} is a {type(found).__name__}; it must be a function.")
+        raise LoaderError(f"{name} in {reference} is of type {type(found).__name__}; it must be a function.")
     make: Callable[..., Any] = found
     return make

@@ -21,7 +21,6 @@ def main() -> None:
     request = Request.from_json(sys.stdin.buffer.read())
     _close_stdin()
     send(report, execute(request))
-    sys.stdout.flush()
     # Threads, atexit functions and destructors of the user's code have no say in whether the job has ended.
     os._exit(0)
 

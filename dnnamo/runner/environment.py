@@ -3,10 +3,10 @@
 import os
 import platform
 import socket
-import warnings
 from pathlib import Path
 
 import psutil
+import pynvml
 
 from dnnamo.frameworks import in_use
 from dnnamo.records import Environment, Gpu
@@ -70,10 +70,6 @@ def _lines(path: Path) -> list[str]:
 
 def gpus_and_driver() -> tuple[list[Gpu], str | None]:
     """Return the GPUs of this machine as NVML sees them, and the driver's version; empty and None without a driver."""
-    with warnings.catch_warnings():
-        # The deprecated `pynvml` package, where somebody has it too, warns when its namesake here is imported.
-        warnings.simplefilter("ignore", FutureWarning)
-        import pynvml
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no NVIDIA driver
@@ -86,8 +82,6 @@ def gpus_and_driver() -> tuple[list[Gpu], str | None]:
 
 
 def _gpu(handle: object) -> Gpu:
-    import pynvml
-
     return Gpu(
         name=pynvml.nvmlDeviceGetName(handle),
         uuid=pynvml.nvmlDeviceGetUUID(handle),

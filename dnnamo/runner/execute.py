@@ -1,11 +1,15 @@
 """Carry out one request: load the model, call its method, and put what it returned into an `Outcome` and files."""
 
+import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dnnamo.errors import DnnamoError, ModelError, Unsupported
@@ -21,6 +25,9 @@ __all__ = ["execute"]
 
 PREDICTION_BYTES = 2**20
 """Predictions are kept up to this size in total, first step first."""
+
+_MESSAGE_CHARACTERS = 2000
+_DNNAMO = Path(__file__).parents[1]
 
 _MEDIA_TYPES = {
     ".gz": "application/gzip",
@@ -45,7 +52,7 @@ class _Returned:
         self._add(name)
 
     def keep_arrays(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, self.scratch / name)
+        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, self.scratch / name)
         self._add(name)
 
     def _add(self, name: str) -> None:
@@ -65,16 +72,16 @@ def execute(request: Request) -> Outcome:
     try:
         model = load(spec.model, spec.params)
         _check_device(spec)
-        doing = spec.method
         _check_method(model, spec)
         if request.weights is not None:
-            model.set_weights(load_file(request.weights))
+            doing = "set_weights"
+            model.set_weights(_load_weights(request.weights))
+        doing = spec.method
         _METHODS[spec.method](model, spec, returned)
     except BaseException as error:  # user code may raise SystemExit or worse; all of it is an outcome
-        traceback.print_exc()
-        return Outcome(
-            state="failed", cause=_cause(error), message=_message(error, doing, spec), environment=describe()
-        )
+        _log_traceback(error)
+        message = _message(error, doing, spec).encode(errors="replace").decode()
+        return Outcome(state="failed", cause=_cause(error), message=message, environment=describe())
     return Outcome(
         state="succeeded",
         result=returned.result,
@@ -82,6 +89,14 @@ def execute(request: Request) -> Outcome:
         environment=describe(),
         artifacts=returned.artifacts,
     )
+
+
+def _load_weights(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        weights: dict[str, np.ndarray[Any, Any]] = load_file(path)
+    except (SafetensorError, TypeError) as error:  # TypeError: a type that numpy does not have, as bfloat16
+        raise ModelError(f"The weights given with the job cannot be read into numpy arrays: {error}.") from error
+    return weights
 
 
 def _check_device(spec: JobSpec) -> None:
@@ -116,13 +131,33 @@ def _cause(error: BaseException) -> Cause:
     return "user_error"
 
 
+def _log_traceback(error: BaseException) -> None:
+    """Write a traceback to the log, whatever the user's code has done to `sys.stderr`."""
+    with suppress(OSError):  # closed too: then there is no log
+        os.write(2, "".join(traceback.format_exception(error)).encode(errors="replace"))
+
+
 def _message(error: BaseException, doing: str, spec: JobSpec) -> str:
     if isinstance(error, DnnamoError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return f"The {doing} of {spec.model} raised {text}{at}. The whole traceback is in the job's log."
+    return f"The {doing} of {spec.model} raised {_text(error)}{_at(error)}. The whole traceback is in the job's log."
+
+
+def _text(error: BaseException) -> str:
+    """Return type and message of an exception as one paragraph."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # an exception of the user's that cannot say what it is
+        message = ""
+    name = type(error).__name__
+    return f"{name}: {message[:_MESSAGE_CHARACTERS]}" if message else name
+
+
+def _at(error: BaseException) -> str:
+    """Return where it was raised: the innermost line that is neither Dnnamo's nor a library's, if there is one."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    own = [frame for frame in frames if not frame.filename.startswith((sys.prefix, sys.base_prefix, str(_DNNAMO)))]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _run_inference(model: Any, spec: JobSpec, returned: _Returned) -> None:
@@ -152,7 +187,7 @@ def _keep_predictions(predictions: list[Any], returned: _Returned) -> Prediction
 def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
     try:
         array = np.asarray(value)
-    except ValueError:  # a ragged list
+    except (ValueError, TypeError, RuntimeError):  # a ragged list, a tensor that needs its gradient or is bfloat16
         return None
     return array if array.dtype.kind in "biuf" else None
 

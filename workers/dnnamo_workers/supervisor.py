@@ -15,7 +15,7 @@ from threading import Event
 from time import monotonic
 
 import msgspec
-from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from dnnamo.errors import DatabaseUnavailable, UsageError
 from dnnamo.records import Artifact, Claim, JobSpec, Outcome
@@ -160,10 +160,21 @@ def _outcome(runner: RunnerProcess, spec: JobSpec, ended_by: str | None) -> Outc
 def _died(returncode: int, spec: JobSpec) -> Outcome:
     doing = f"while it ran {spec.method} of {spec.model}"
     if returncode >= 0:
-        return _failed("user_error", f"The runner exited with code {returncode} {doing}: something called os._exit.")
-    name = signal.Signals(-returncode).name
+        return _failed(
+            "user_error",
+            f"The runner exited with code {returncode} {doing}, without a report. Either something called os._exit, or "
+            "the end of the job's log says what went wrong.",
+        )
+    name = _signal_name(-returncode)
     hint = " The kernel does that when memory runs out." if name == "SIGKILL" else ""
     return _failed("signal", f"The runner was killed by {name} {doing}.{hint} The job's log has its last words.")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"
 
 
 def _failed(cause: str, message: str) -> Outcome:
@@ -194,7 +205,7 @@ def _plain_file(folder: Path, name: str) -> Path:
 
 @retry(
     retry=retry_if_exception_type(DatabaseUnavailable),
-    wait=wait_exponential_jitter(initial=0.2, max=5),
+    wait=wait_exponential(multiplier=0.2, max=5),
     stop=stop_after_delay(60),
     before_sleep=before_sleep_log(_logger, logging.WARNING),
     reraise=True,

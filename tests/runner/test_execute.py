@@ -1,0 +1,479 @@
+import os
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dnnamo.records import METHODS, Artifact, JobSpec
+from dnnamo.runner import execute as module
+from dnnamo.runner.execute import execute
+from dnnamo.runner.wire import Request
+
+MODEL = """
+import numpy as np
+from dnnamo import Model, step
+
+class Given(Model):
+    weights = {"bias": np.zeros(3)}
+
+    def get_weights(self, keys=None):
+        return self.weights
+
+    def set_weights(self, kv):
+        self.weights = dict(kv)
+
+    def run_inference(self, n_steps=1):
+        return [self.weights["bias"] + 1] * n_steps
+
+    def run_training(self, n_steps=1):
+        return [(0.5, None)] * n_steps
+"""
+
+
+@pytest.fixture(autouse=True)
+def imports(monkeypatch, tmp_path):
+    """Import path and imported modules as they were, whatever a model file does to them."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    for name, imported in list(sys.modules.items()):
+        if str(getattr(imported, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def scratch(tmp_path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def carry_out(tmp_path, scratch):
+    """Executes a method of a model file whose text continues `MODEL`, or of any model reference."""
+
+    def carry_out(method, text="", *, model=None, weights=None, **options):
+        path = tmp_path / "given_model.py"
+        path.write_text(f"{MODEL}{dedent(text)}\ndef __dnnamo_loader__(**given): return Given(**given)\n")
+        spec = JobSpec(
+            model=model or str(path),
+            method=method,
+            weights="digest" if weights else None,
+            **{"n_steps": 2, "warmup": 0} | options,
+        )
+        return execute(Request(spec=spec, scratch=str(scratch), weights=weights and str(weights)))
+
+    return carry_out
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    def write(**arrays) -> Path:
+        path = tmp_path / "given.safetensors"
+        save_file(arrays, path)
+        return path
+
+    return write
+
+
+def a_method(name, body):
+    """The text of a class whose one own method does something else."""
+    return f"class Given(Given):\n    def {name}(self, *given, **more):\n        {body}\n"
+
+
+def test_running_gives_step_times_and_predictions(carry_out, scratch):
+    outcome = carry_out("run_inference", warmup=1)
+
+    assert (outcome.state, outcome.cause, outcome.message) == ("succeeded", None, None)
+    assert outcome.result.steps.count == len(outcome.result.steps.duration_ns) == 2
+    assert outcome.result.steps.warmup.count == len(outcome.result.steps.warmup.duration_ns) == 1
+    assert outcome.result.predictions.to_dict() == {"kept": 2, "total": 2, "total_bytes": 48}
+    assert outcome.artifacts == [Artifact(name="predictions.safetensors", media_type="application/vnd.safetensors")]
+    kept = load_file(scratch / "predictions.safetensors")
+    assert {name: value.tolist() for name, value in kept.items()} == {"0": [1, 1, 1], "1": [1, 1, 1]}
+    assert outcome.environment.affinity
+
+
+def test_training_gives_losses_and_scores(carry_out):
+    outcome = carry_out(
+        "run_training",
+        a_method("run_training", "self.loss = getattr(self, 'loss', 4) / 2; return [(self.loss, self.loss > 1)]"),
+        n_steps=3,
+        warmup=1,
+    )
+
+    assert outcome.state == "succeeded"
+    assert outcome.result.loss == [1, 0.5, 0.25]
+    assert outcome.result.score == [0, 0, 0]
+    assert outcome.result.steps.warmup.count == 1
+    assert outcome.artifacts == []
+
+
+def test_params_reach_the_loader_as_keyword_arguments_of_their_json_types(carry_out):
+    text = """
+    class Given(Given):
+        def __init__(self, **given): self.given = given
+        def run_training(self, n_steps=1): raise ValueError(sorted(self.given.items()))
+    """
+    params = {"batch": 16, "deep": False, "rate": 0.5, "sizes": [1]}
+
+    outcome = carry_out("run_training", text, params=params)
+
+    assert str(sorted(params.items())) in outcome.message
+
+
+def test_weights_are_kept_as_an_artifact(carry_out, scratch):
+    outcome = carry_out(
+        "get_weights", "Given.weights = {'a': np.arange(6).reshape(2, 3).T, 'b': [True], 3: np.float16(2)}"
+    )
+
+    assert [artifact.name for artifact in outcome.artifacts] == ["weights.safetensors"]
+    kept = load_file(scratch / "weights.safetensors")
+    assert kept["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert kept["a"].dtype == np.int64
+    assert kept["b"].tolist() == [True]
+    assert kept["3"].dtype == np.float16
+
+
+def test_weights_without_dimensions_keep_their_shape(carry_out, scratch):
+    carry_out("get_weights", "Given.weights = {'count': np.array(7)}")
+
+    assert load_file(scratch / "weights.safetensors")["count"].shape == ()
+
+
+def test_weights_that_were_kept_can_be_set_again(carry_out, scratch):
+    if "CI" not in os.environ:
+        pytest.importorskip("torch")
+    kept = carry_out("get_weights", model="demo:cnn", params={"batch": 1})
+    path = (scratch / "weights.safetensors").rename(scratch / "kept.safetensors")
+
+    outcome = carry_out("set_weights", model="demo:cnn", params={"batch": 1}, weights=path)
+
+    assert kept.state == "succeeded"
+    assert (outcome.state, outcome.message) == ("succeeded", None)
+
+
+def test_intermediates_are_kept_as_an_artifact(carry_out, scratch):
+    outcome = carry_out("get_intermediates", a_method("get_intermediates", "return {'edge': np.ones(2)}"))
+
+    assert [artifact.name for artifact in outcome.artifacts] == ["intermediates.safetensors"]
+    assert load_file(scratch / "intermediates.safetensors")["edge"].tolist() == [1, 1]
+
+
+def test_weights_from_a_file_are_set_before_the_method_is_called(carry_out, weights_file, scratch):
+    outcome = carry_out("run_inference", weights=weights_file(bias=np.array([1.0, 2.0, 3.0])))
+
+    assert outcome.state == "succeeded"
+    assert load_file(scratch / "predictions.safetensors")["0"].tolist() == [2, 3, 4]
+
+
+def test_setting_weights_alone_succeeds_and_leaves_no_files(carry_out, weights_file, scratch):
+    outcome = carry_out("set_weights", weights=weights_file(bias=np.ones(3)))
+
+    assert (outcome.state, outcome.result, outcome.artifacts) == ("succeeded", None, [])
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.fixture
+def native_graphs(monkeypatch):
+    """A fake framework's graphs and profiles, so that no framework is needed."""
+    from dnnamo.records import Profile
+
+    profile = Profile(source="kineto", step_ns=[5, 6], covered_ns=0, operations=[])
+    monkeypatch.setattr(module, "render_graph", lambda graph: ("graph.py", graph.encode()))
+    monkeypatch.setattr(module, "interpret", lambda native: (profile, {"trace.json.gz": native}))
+    return profile
+
+
+@pytest.mark.parametrize("method", ["get_inference_graph", "get_training_graph"])
+def test_graphs_are_kept_as_an_artifact(carry_out, native_graphs, scratch, method):
+    outcome = carry_out(method, a_method(method, "return 'the graph'"))
+
+    assert outcome.artifacts == [Artifact(name="graph.py", media_type="text/x-python")]
+    assert (scratch / "graph.py").read_text() == "the graph"
+
+
+@pytest.mark.parametrize("method", ["profile_inference", "profile_training"])
+def test_profiles_are_reported_and_their_native_form_is_kept(carry_out, native_graphs, scratch, method):
+    outcome = carry_out(method, a_method(method, "return b'native'"), warmup=3)
+
+    assert outcome.profile == native_graphs
+    assert outcome.artifacts == [Artifact(name="trace.json.gz", media_type="application/gzip")]
+    assert (scratch / "trace.json.gz").read_bytes() == b"native"
+    assert outcome.result.steps.duration_ns == [5, 6]
+    assert outcome.result.steps.warmup.count == 3
+
+
+def test_the_models_own_marks_come_before_the_profilers(carry_out, native_graphs):
+    body = "[step().__enter__() for _ in ()]\n        with step(): pass\n        return b''"
+
+    outcome = carry_out("profile_inference", a_method("profile_inference", body), n_steps=1)
+
+    assert len(outcome.result.steps.duration_ns) == 1
+    assert outcome.result.steps.duration_ns != [5, 6]
+
+
+@pytest.mark.parametrize("method", ["profile_inference", "profile_training"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])
+def test_demos_are_profiled_from_end_to_end(carry_out, name, method):
+    if "CI" not in os.environ:
+        pytest.importorskip("torch")
+
+    outcome = carry_out(method, model=f"demo:{name}", params={"batch": 1})
+
+    assert (outcome.state, outcome.message) == ("succeeded", None)
+    assert len(outcome.profile.step_ns) == 2
+    assert outcome.profile.operations
+    assert outcome.environment.libraries["torch"]
+
+
+def test_predictions_are_kept_up_to_a_budget_first_step_first(carry_out, scratch, monkeypatch):
+    monkeypatch.setattr(module, "PREDICTION_BYTES", 100)
+
+    outcome = carry_out("run_inference", n_steps=6)
+
+    assert outcome.result.predictions.to_dict() == {"kept": 4, "total": 6, "total_bytes": 144}
+    assert set(load_file(scratch / "predictions.safetensors")) == {"0", "1", "2", "3"}
+
+
+def test_a_budget_that_is_spent_exactly_is_not_exceeded(carry_out, monkeypatch):
+    monkeypatch.setattr(module, "PREDICTION_BYTES", 48)
+
+    assert carry_out("run_inference", n_steps=2).result.predictions.kept == 2
+
+
+def test_predictions_that_are_all_too_large_leave_no_file(carry_out, scratch, monkeypatch):
+    monkeypatch.setattr(module, "PREDICTION_BYTES", 10)
+
+    outcome = carry_out("run_inference")
+
+    assert outcome.result.predictions.to_dict() == {"kept": 0, "total": 2, "total_bytes": 48}
+    assert (outcome.artifacts, list(scratch.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("value", ["'a cat'", "None", "{'a': 1}", "object()", "[[1], [1, 2]]", "1j"])
+def test_predictions_that_are_no_arrays_are_not_kept(carry_out, value):
+    outcome = carry_out("run_inference", a_method("run_inference", f"return [{value}]"))
+
+    assert (outcome.state, outcome.result.predictions, outcome.artifacts) == ("succeeded", None, [])
+
+
+def test_a_prediction_that_is_a_number_is_kept_without_dimensions(carry_out, scratch):
+    carry_out("run_inference", a_method("run_inference", "return [0.5]"))
+
+    assert load_file(scratch / "predictions.safetensors")["0"].shape == ()
+
+
+@pytest.mark.parametrize("options", ["requires_grad=True", "dtype=torch.bfloat16"])
+def test_predictions_that_numpy_cannot_take_do_not_fail_the_job(carry_out, options):
+    if "CI" not in os.environ:
+        pytest.importorskip("torch")
+    body = f"import torch; return [torch.ones(2, {options})]"
+
+    outcome = carry_out("run_inference", a_method("run_inference", body))
+
+    assert (outcome.state, outcome.message) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_raises_is_a_user_error_that_says_where(carry_out, weights_file, method, capfd, tmp_path):
+    weights = weights_file(bias=np.ones(3)) if method == "set_weights" else None
+
+    outcome = carry_out(method, a_method(method, "raise ValueError('no good')"), weights=weights)
+
+    line = (tmp_path / "given_model.py").read_text()[: (tmp_path / "given_model.py").read_text().index("raise")]
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert f"The {method} of {tmp_path}/given_model.py raised ValueError: no good" in outcome.message
+    assert f"{tmp_path}/given_model.py:{line.count(chr(10)) + 1}" in outcome.message
+    assert "log" in outcome.message
+    assert outcome.environment.affinity
+    assert "Traceback (most recent call last)" in capfd.readouterr().err
+
+
+def test_a_failure_keeps_nothing_of_what_was_done(carry_out):
+    text = a_method("run_training", "self.n = getattr(self, 'n', 0) + 1; return [(0.5 if self.n < 3 else 'x', None)]")
+
+    outcome = carry_out("run_training", text, n_steps=5)
+
+    assert (outcome.state, outcome.result, outcome.profile, outcome.artifacts) == ("failed", None, None, [])
+
+
+@pytest.mark.parametrize(
+    "text", ["raise RuntimeError('no good')", "class Given:\n    def __init__(self): raise RuntimeError('no good')"]
+)
+def test_a_loader_that_raises_is_named_as_the_loader(carry_out, text):
+    outcome = carry_out("run_inference", text)
+
+    assert outcome.cause == "user_error"
+    assert "The loader of " in outcome.message
+    assert "RuntimeError: no good at " in outcome.message
+    assert "given_model.py:" in outcome.message
+
+
+def test_a_file_whose_own_import_fails_shows_that_error(carry_out):
+    outcome = carry_out("run_inference", "import absent_given_library")
+
+    assert outcome.cause == "user_error"
+    assert "ModuleNotFoundError: No module named 'absent_given_library'" in outcome.message
+    assert "There is no" not in outcome.message
+
+
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt", "GeneratorExit", "StopIteration('x')"])
+def test_nothing_that_user_code_raises_escapes(carry_out, error):
+    outcome = carry_out("run_inference", a_method("run_inference", f"raise {error}"))
+
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert f"raised {error.partition('(')[0]}" in outcome.message
+
+
+def test_an_error_that_cannot_say_what_it_is_does_not_escape(carry_out):
+    text = """
+    class Mute(Exception):
+        def __str__(self): raise RuntimeError("not me")
+    class Given(Given):
+        def run_inference(self, n_steps=1): raise Mute
+    """
+
+    outcome = carry_out("run_inference", text)
+
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert "raised Mute" in outcome.message
+
+
+def test_a_message_with_half_a_surrogate_pair_can_be_reported(carry_out):
+    outcome = carry_out(
+        "run_inference", a_method("run_inference", "raise OSError(b'caf\\xe9'.decode('utf-8', 'surrogateescape'))")
+    )
+
+    assert type(outcome).from_json(outcome.to_json()).cause == "user_error"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("MemoryError", "oom_host"),
+        ("type('OutOfMemoryError', (RuntimeError,), {})('full')", "oom_device"),
+        ("type('Later', (type('OutOfMemoryError', (RuntimeError,), {}),), {})('full')", "oom_device"),
+        ("NotImplementedError('later')", "user_error"),
+    ],
+)
+def test_causes_tell_what_ran_out(carry_out, error, cause):
+    outcome = carry_out("run_inference", a_method("run_inference", f"raise {error}"))
+
+    assert outcome.cause == cause
+
+
+def test_memory_that_the_host_lacks_is_the_cause(carry_out):
+    outcome = carry_out("run_inference", a_method("run_inference", "return [np.ones((2**40, 2**10))]"))
+
+    assert outcome.cause == "oom_host"
+    assert "MemoryError" in outcome.message
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if "profile" in method or "graph" in method])
+def test_a_method_that_the_model_lacks_is_named_with_those_that_it_has(carry_out, method, tmp_path):
+    outcome = carry_out(method)
+
+    assert (outcome.state, outcome.cause) == ("failed", "unsupported")
+    assert outcome.message == (
+        f"The model {tmp_path}/given_model.py does not implement {method}. "
+        "It implements get_weights, set_weights, run_inference, run_training."
+    )
+
+
+def test_weights_for_a_model_that_takes_none_are_unsupported(carry_out, weights_file):
+    text = "class Given:\n    def run_inference(self, n_steps=1): return [1.0]"
+
+    outcome = carry_out("run_inference", text, weights=weights_file(bias=np.ones(3)))
+
+    assert outcome.cause == "unsupported"
+    assert "does not implement set_weights. It implements run_inference." in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"0.weight": np.ones((2, 2))}, "0.weight has shape [2, 2], the model's is [256, 64]"),
+        ({"0.wieght": np.ones(2)}, "The model has no weights named '0.wieght'; nothing was changed."),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(carry_out, weights_file, arrays, says):
+    if "CI" not in os.environ:
+        pytest.importorskip("torch")
+
+    outcome = carry_out("run_inference", model="demo:mlp", weights=weights_file(**arrays))
+
+    assert outcome.cause == "user_error"
+    assert says in outcome.message
+
+
+@pytest.mark.parametrize(("warmup", "phase"), [(2, "warm-up step 1"), (0, "training step 1")])
+def test_a_loss_that_is_not_finite_names_phase_and_step(carry_out, warmup, phase):
+    text = a_method("run_training", "self.n = getattr(self, 'n', 0) + 1; return [(np.nan if self.n == 2 else 1, None)]")
+
+    outcome = carry_out("run_training", text, warmup=warmup, n_steps=3)
+
+    assert outcome.cause == "user_error"
+    assert f"The loss of {phase} is nan" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "says"),
+    [
+        ("run_inference", "None", "run_inference must return a list of one item a step; it returned a NoneType."),
+        ("run_inference", "[1, 2]", "asked for 1 steps and returned a list of 2 items"),
+        ("run_training", "['low']", "the loss of step 0 is a str"),
+        ("get_weights", "[1]", "get_weights must return a dict from identifiers to arrays, not a list."),
+        (
+            "get_weights",
+            "{'a': 1, 'b': 'x', 'c': None}",
+            "get_weights returned values that are no arrays of numbers: b, c.",
+        ),
+        ("get_intermediates", "3", "get_intermediates must return a dict from identifiers to arrays, not a int."),
+        ("get_inference_graph", "3", "The model returned a graph of type builtins.int"),
+        ("profile_inference", "{}", "The model returned profiling data of type builtins.dict."),
+    ],
+)
+def test_a_method_that_returns_something_else_says_what(carry_out, method, value, says):
+    outcome = carry_out(method, a_method(method, f"return {value}"))
+
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert says in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("/absent/model.py", "There is no model file /absent/model.py"),
+        ("absent_given.model", "There is no module 'absent_given.model'"),
+        ("demo:mpl", "There is no demo:mpl. Did you mean demo:mlp?"),
+    ],
+)
+def test_a_model_that_is_not_there_is_a_user_error(carry_out, reference, says):
+    outcome = carry_out("run_inference", model=reference)
+
+    assert outcome.cause == "user_error"
+    assert says in outcome.message
+
+
+def refuses(device):
+    raise module.Unsupported(f"no {device} here")
+
+
+def test_a_device_that_no_framework_in_use_has_is_unsupported(carry_out, monkeypatch):
+    framework = type("Framework", (), {"check_device": staticmethod(refuses)})
+    monkeypatch.setattr(module, "in_use", lambda: [framework, framework])
+
+    outcome = carry_out("run_inference", device="gpu")
+
+    assert (outcome.cause, outcome.message) == ("unsupported", "no gpu here")
+
+
+def test_a_device_that_one_framework_in_use_has_will_do(carry_out, monkeypatch):
+    frameworks = [type("Framework", (), {"check_device": staticmethod(check)}) for check in (refuses, lambda _: None)]
+    monkeypatch.setattr(module, "in_use", lambda: frameworks)
+
+    assert carry_out("run_inference", device="gpu").state == "succeeded"

@@ -1,0 +1,205 @@
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from dnnamo.errors import UsageError
+from dnnamo.records import (
+    METHODS,
+    Artifact,
+    Attempt,
+    Claim,
+    Environment,
+    Gpu,
+    Job,
+    JobSpec,
+    Operation,
+    Outcome,
+    Predictions,
+    Profile,
+    Result,
+    Steps,
+    Warmup,
+    Worker,
+)
+
+SPEC = JobSpec(model="demo:mlp", method="run_inference", params={"a": 1, "b": [1.5, None, {"c": "é"}], "d": True})
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+ENVIRONMENT = Environment(
+    hostname="h",
+    os="Linux 6",
+    cpu="a cpu",
+    cores=4,
+    affinity=[0, 2],
+    governor=None,
+    memory_bytes=2**40,
+    python="CPython 3.11",
+    libraries={"torch": "2", "numpy": "1"},
+    threads={"torch.intraop": 2, "OMP_NUM_THREADS": 2},
+    gpus=[Gpu(name="H200", uuid="GPU-1", memory_bytes=2**37)],
+    driver="570",
+)
+OPERATION = Operation(name="aten::mm", calls=2, self_ns=3, total_ns=4, device_ns=5, shapes=[[1, 2], []])
+PROFILE = Profile(source="kineto", step_ns=[10, 20], covered_ns=15, operations=[OPERATION])
+RESULT = Result(
+    steps=Steps(count=1, duration_ns=[2**62], warmup=Warmup(count=1, duration_ns=[7])),
+    loss=[0.1, None],
+    score=[None, 0.5],
+    predictions=Predictions(kept=1, total=2, total_bytes=3),
+)
+ARTIFACT = Artifact(name="log.txt", media_type="text/plain", digest="ab", size=3)
+OUTCOME = Outcome(
+    state="failed",
+    cause="signal",
+    message="a\nb",
+    result=RESULT,
+    profile=PROFILE,
+    environment=ENVIRONMENT,
+    artifacts=[ARTIFACT],
+)
+ATTEMPT = Attempt(
+    number=1, worker="w", state="lost", cause="lost", message=None, started=NOW, ended=NOW, environment=None
+)
+JOB = Job(
+    id=1,
+    spec=SPEC,
+    state="running",
+    cause=None,
+    message=None,
+    cancel_requested=True,
+    created=NOW,
+    started=NOW,
+    ended=None,
+    attempts=[ATTEMPT],
+)
+RECORDS = [
+    SPEC,
+    ENVIRONMENT,
+    PROFILE,
+    RESULT,
+    ARTIFACT,
+    OUTCOME,
+    JOB,
+    Claim(job_id=1, attempt=2, token="t", spec=SPEC),
+    Worker(name="w", queues=["cpu", "gpu"], slots=2, started=NOW, seen=NOW),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_json_and_builtins_give_back_an_equal_record(record):
+    assert type(record).from_json(record.to_json()) == record
+    assert type(record).from_dict(record.to_dict()) == record
+    assert json.loads(record.to_json()) == record.to_dict()
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_records_are_frozen(record):
+    with pytest.raises(AttributeError):
+        setattr(record, record.__struct_fields__[0], None)
+
+
+def test_params_keep_their_json_types():
+    params = JobSpec.from_json(SPEC.to_json()).params
+
+    assert [type(params[key]) for key in "abd"] == [int, list, bool]
+    assert [type(value) for value in params["b"]] == [float, type(None), dict]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"method": "run"}, ["method", "'run'", "run_inference", "get_intermediates"]),
+        ({"device": "tpu"}, ["device", "'tpu'", "cpu, gpu"]),
+        ({"n_steps": 0}, ["steps is 0", "at least 1"]),
+        ({"n_steps": -5}, ["steps is -5", "at least 1"]),
+        ({"warmup": -1}, ["warmup is -1", "at least 0"]),
+        ({"threads": 0}, ["threads is 0", "at least 1"]),
+        ({"timeout_s": 0.0}, ["timeout is 0.0", "at least 0.001"]),
+        ({"timeout_s": -1}, ["timeout is -1"]),
+        ({"timeout_s": float("nan")}, ["timeout is nan"]),
+        ({"priority": 2**31}, ["priority is 2147483648", "32 bits"]),
+        ({"priority": -(2**31) - 1}, ["priority is -2147483649"]),
+        ({"method": "set_weights"}, ["set_weights needs weights"]),
+    ],
+)
+def test_a_spec_out_of_range_names_the_value_and_the_range(values, says):
+    with pytest.raises(UsageError) as caught:
+        JobSpec(**{"model": "demo:mlp", "method": "run_inference"} | values)
+
+    assert [part for part in says if part not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"n_steps": 1, "warmup": 0, "threads": 1, "timeout_s": 0.001},
+        {"priority": 2**31 - 1},
+        {"priority": -(2**31)},
+        {"method": "set_weights", "weights": "ab"},
+        *({"method": method} for method in METHODS if method != "set_weights"),
+    ],
+)
+def test_a_spec_at_the_edge_of_its_range_is_taken(values):
+    spec = JobSpec(**{"model": "demo:mlp", "method": "run_inference"} | values)
+
+    assert {name: getattr(spec, name) for name in values} == values
+
+
+def test_a_spec_that_comes_over_a_wire_is_checked_too():
+    data = SPEC.to_dict() | {"n_steps": -1}
+
+    with pytest.raises(msgspec.ValidationError, match="steps is -1"):
+        JobSpec.from_dict(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"model": 1, "method": "run_inference"}', b"\xff"])
+def test_bytes_that_are_no_record_are_a_value_error(data):
+    with pytest.raises(ValueError):
+        JobSpec.from_json(data)
+
+
+@pytest.mark.parametrize(("times", "median"), [([], None), ([5], 5), ([9, 1, 5], 5), ([4, 1, 9, 5], 4.5)])
+def test_median_of_the_counted_steps(times, median):
+    assert Steps(count=len(times), duration_ns=times, warmup=Warmup(count=1, duration_ns=[100])).median_ns == median
+
+
+def test_coverage_is_a_fraction_of_the_steps():
+    assert PROFILE.coverage == 0.5
+
+
+def test_without_marked_steps_there_is_no_coverage():
+    assert Profile(source="kineto", step_ns=[], covered_ns=15, operations=[]).coverage is None
+
+
+def test_equal_environments_have_equal_digests_whatever_the_order_of_their_keys():
+    data = ENVIRONMENT.to_dict()
+    turned = {name: dict(reversed(value.items())) if isinstance(value, dict) else value for name, value in data.items()}
+
+    assert list(turned["libraries"]) != list(data["libraries"])
+    assert Environment.from_dict(turned).digest == ENVIRONMENT.digest
+    assert len(ENVIRONMENT.digest) == 64
+
+
+@pytest.mark.parametrize("field", Environment.__struct_fields__)
+def test_the_digest_depends_on_every_field(field):
+    other = {
+        "cores": 5,
+        "affinity": [0],
+        "governor": "powersave",
+        "memory_bytes": 1,
+        "libraries": {"torch": "2"},
+        "threads": {},
+        "gpus": [],
+        "driver": None,
+    }.get(field, "other")
+
+    assert msgspec.structs.replace(ENVIRONMENT, **{field: other}).digest != ENVIRONMENT.digest
+
+
+@pytest.mark.parametrize(
+    ("state", "is_over"),
+    [("queued", False), ("running", False), ("succeeded", True), ("failed", True), ("cancelled", True)],
+)
+def test_a_job_is_over_once_it_ended(state, is_over):
+    assert msgspec.structs.replace(JOB, state=state).is_over is is_over
