@@ -232,7 +232,9 @@ def test_a_module_without_the_loader_function_is_named(file):
 
 
 def test_a_loader_that_is_no_function_says_what_it_is(file):
-    with pytest.raises(LoaderError, match=r"__dnnamo_loader__ in .*given_model.py is of type int; it must be a function"):
+    with pytest.raises(
+        LoaderError, match=r"__dnnamo_loader__ in .*given_model.py is of type int; it must be a function"
+    ):
         load(str(file("__dnnamo_loader__ = 3")), {})
 
 

@@ -19,10 +19,13 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("Celery with Redis", extra="worker") from error
 
-__all__ = ["TASK", "check_broker", "make_app", "queue_name"]
+__all__ = ["BROKER_ERRORS", "TASK", "check_broker", "make_app", "queue_name", "unavailable"]
 
 TASK = "dnnamo.work"
 """Name of the one task; its one argument is the device class."""
+
+BROKER_ERRORS = (OperationalError, RedisError)
+"""What is raised when the broker does not do what it is asked: by kombu for messages, by the client for the rest."""
 
 _SETTINGS = {
     # JSON only: a message can never be made to run code while it is read.
@@ -88,7 +91,7 @@ def check_broker(app: "Celery") -> None:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
             # Redis answers a connect before it looks at the password; asking something settles it.
             connection.default_channel.client.ping()
-    except (OperationalError, RedisError) as error:
+    except BROKER_ERRORS as error:
         raise unavailable(app, error) from error
 
 

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import OperationalError
-
 from dnnamo.records import Device
 from dnnamo_storage import Store
-from dnnamo_workers.app import TASK, queue_name, unavailable
+from dnnamo_workers.app import BROKER_ERRORS, TASK, queue_name, unavailable
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,7 +40,7 @@ def dispatch(store: Store, app: "Celery", device: Device) -> int:
             missing = max(0, wanted - _waiting(connection, queue_name(device)))
             for _ in range(missing):
                 app.send_task(TASK, args=[device], queue=queue_name(device), connection=connection, retry=False)
-    except OperationalError as error:
+    except BROKER_ERRORS as error:
         raise unavailable(app, error) from error
     return missing
 

@@ -73,6 +73,8 @@ class _Slots:
                     dispatch(self._store, self._app, device)
             except InfrastructureError as error:
                 _logger.warning("%s", error)
+            except Exception:  # whatever it was, a worker that no longer looks after its queues would be worse
+                _logger.exception("the worker's look after its queues failed; the next one is in %g s", TICK_S)
             if self._stopped.wait(TICK_S):
                 return
 
