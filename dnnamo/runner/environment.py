@@ -11,21 +11,22 @@ import pynvml
 from dnnamo.frameworks import in_use
 from dnnamo.records import Environment, Gpu
 
-__all__ = ["describe", "gpus_and_driver"]
+__all__ = ["THREAD_VARIABLES", "describe", "gpus_and_driver"]
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
+"""What sets the sizes of the frameworks' thread pools, if it is set before they start."""
 
 
 def describe() -> Environment:
     """Return the environment as it is now, with the frameworks that have been imported by now."""
     libraries: dict[str, str] = {}
-    threads = {name: int(os.environ[name]) for name in _THREAD_VARIABLES if os.environ.get(name, "").isdigit()}
+    threads = {name: int(os.environ[name]) for name in THREAD_VARIABLES if os.environ.get(name, "").isdigit()}
     for framework in in_use():
         libraries |= framework.libraries()
         threads |= framework.threads()

@@ -19,6 +19,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_afte
 
 from dnnamo.errors import DatabaseUnavailable, UsageError
 from dnnamo.records import Artifact, Claim, JobSpec, Outcome
+from dnnamo.runner.environment import THREAD_VARIABLES
 from dnnamo.runner.wire import Request
 from dnnamo_storage import Store
 from dnnamo_workers.process import RunnerProcess
@@ -38,13 +39,6 @@ _LOOK_S = 0.5
 """Longest wait between two looks at the drain."""
 
 _SECRETS = ("DNNAMO_DATABASE_URL", "DNNAMO_BROKER_URL")
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-)
 
 _logger = logging.getLogger(__name__)
 
@@ -113,7 +107,7 @@ def _environment(spec: JobSpec) -> dict[str, str]:
     if spec.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if spec.threads is not None:
-        environment |= dict.fromkeys(_THREAD_VARIABLES, str(spec.threads))
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads))
     return environment
 
 
