@@ -1,12 +1,12 @@
 """`ls`, `show`, `logs`, `wait`, `cancel`: the verbs about jobs that there are."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dnnamo import client, records
-from dnnamo.cli.output import Format, Output, note, progress, show_object, show_rows
-from dnnamo.cli.summary import describe
+from dnnamo.cli.output import Format, Output, note, progress, show_lines, show_object, show_rows
+from dnnamo.cli.summary import describe, listed, story
 from dnnamo.errors import JobFailed, UsageError
 
 __all__ = ["cancel", "logs", "ls", "show", "wait", "warn_if_unserved"]
@@ -14,6 +14,7 @@ __all__ = ["cancel", "logs", "ls", "show", "wait", "warn_if_unserved"]
 Id = Annotated[int, typer.Argument(help="Id of the job.", show_default=False)]
 Ids = Annotated[list[int], typer.Argument(help="Ids of the jobs.", show_default=False)]
 
+_READ = ("id", "state", "method", "model", "device", "params", "age")
 _COLUMNS = ("id", "state", "cause", "method", "model", "device", "params", "created")
 
 
@@ -26,11 +27,10 @@ def ls(
 ) -> None:
     """List jobs, newest first."""
     found = client.jobs(state=state, model=model, method=method, limit=limit)
-    rows = []
-    for job in found:
-        stored = job.record.to_dict()
-        rows.append({name: stored[name] if name in stored else stored["spec"][name] for name in _COLUMNS})
-    show_rows(rows, _COLUMNS, output)
+    if output is Format.table:
+        show_rows([listed(job.record) for job in found], _READ, output)
+    else:
+        show_rows([_row(job.record) for job in found], _COLUMNS, output)
     here = client.session()
     for device in records.DEVICES:
         waiting = here.store.queued(device, limit=1)
@@ -38,9 +38,18 @@ def ls(
             note(f"Queued jobs wait: no worker serves queue {device}. Start one with `dnnamo worker --queue {device}`.")
 
 
+def _row(record: records.Job) -> dict[str, Any]:
+    stored = record.to_dict()
+    return {name: stored[name] if name in stored else stored["spec"][name] for name in _COLUMNS}
+
+
 def show(id: Id, output: Output = Format.table) -> None:  # noqa: A002
     """Show everything that is known of a job."""
-    show_object(describe(client.job(id)), output)
+    job = client.job(id)
+    if output is Format.table:
+        show_lines(story(job))
+    else:
+        show_object(describe(job), output)
 
 
 def logs(id: Id) -> None:  # noqa: A002

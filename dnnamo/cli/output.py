@@ -3,14 +3,16 @@
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Format", "Output", "note", "progress", "show_object", "show_rows"]
+__all__ = ["Format", "Output", "note", "progress", "show_lines", "show_object", "show_rows"]
+
+_SHORT = 18
 
 Row = Mapping[str, Any]
 
@@ -51,15 +53,17 @@ def show_rows(rows: Sequence[Row], columns: Sequence[str], format: Format) -> No
 
 
 def show_object(values: Row, format: Format) -> None:  # noqa: A002
-    """Print one thing: as a JSON object, a CSV of one row, or a line a field."""
+    """Print one thing as a JSON object or a CSV of one row."""
     if format is Format.json:
         typer.echo(json.dumps(values, indent=2, allow_nan=False))
-    elif format is Format.csv:
-        _csv([values], list(values))
     else:
-        width = max(map(len, values), default=0)
-        for name, value in values.items():
-            typer.echo(f"{name:<{width}}  {_cell(value)}")
+        _csv([values], list(values))
+
+
+def show_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Print pairs of a heading and a line."""
+    for heading, line in lines:
+        typer.echo(f"{heading:<12} {line}")
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -73,10 +77,12 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        is_number = any(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        is_number = all(isinstance(row[column], int | float) for row in rows if row[column] is not None)
+        # What is short stays whole; in a narrow terminal the long columns fold instead.
+        is_short = all(len(_cell(row[column])) <= _SHORT for row in rows)
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short)
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
     # Without a terminal Rich folds at 80 columns, which breaks up what a pipe is to read.

@@ -7,7 +7,7 @@ import typer
 
 from dnnamo import client, records
 from dnnamo.cli.jobs import warn_if_unserved
-from dnnamo.cli.output import Format, Output, note, progress, show_object
+from dnnamo.cli.output import Format, Output, note, progress, show_lines, show_object
 from dnnamo.cli.summary import describe, lines
 from dnnamo.errors import JobFailed, UsageError
 
@@ -133,8 +133,7 @@ def _finish(job: client.JobHandle, output: Format) -> None:
     if output is not Format.table:
         show_object(describe(job), output)
     elif record.state == "succeeded":
-        for heading, line in lines(job):
-            typer.echo(f"{heading:<12} {line}")
-        typer.echo(f"{'next':<12} dnnamo {'ops' if record.spec.method.startswith('profile_') else 'show'} {job.id}")
+        verb = "ops" if record.spec.method.startswith("profile_") else "show"
+        show_lines([(f"job {job.id}", record.state), *lines(job), ("next", f"dnnamo {verb} {job.id}")])
     if record.state != "succeeded":
         raise JobFailed(job.id, state=record.state, cause=record.cause, message=record.message)

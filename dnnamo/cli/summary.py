@@ -1,12 +1,14 @@
-"""A job in the words of the command line: as data for `-o json`, and as the lines that `run` and `profile` end with."""
+"""A job in the words of the command line: as data for `-o json`, and as lines to read."""
 
+import json
 import statistics
+from datetime import UTC, datetime
 from typing import Any
 
 from dnnamo.client import JobHandle
-from dnnamo.records import Environment, Operation, Steps
+from dnnamo.records import Attempt, Environment, Job, Operation, Steps
 
-__all__ = ["describe", "lines"]
+__all__ = ["age", "describe", "lines", "listed", "story"]
 
 _SPEC = ("method", "model", "device", "params", "n_steps", "threads", "priority", "timeout_s")
 _TIMES = ("created", "started", "ended")
@@ -36,18 +38,68 @@ def _steps(steps: Steps | None) -> dict[str, Any] | None:
     return {**steps.to_dict(), "median_ns": steps.median_ns} if steps else None
 
 
+def listed(record: Job) -> dict[str, Any]:
+    """Return the cells of a job in a list that people read."""
+    return {
+        "id": record.id,
+        "state": record.state,
+        "method": record.spec.method,
+        "model": record.spec.model,
+        "device": record.spec.device,
+        "params": _params(record),
+        "age": age(record.created),
+    }
+
+
+def age(then: datetime) -> str:
+    """Return how long ago something was, to its largest unit."""
+    seconds = int((datetime.now(UTC) - then.replace(tzinfo=UTC)).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{max(seconds, 0)} s"
+
+
+def _params(record: Job) -> str:
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in record.spec.params.items())
+
+
+def story(job: JobHandle) -> list[tuple[str, str]]:
+    """Return all that `show` says of a job, as pairs of a heading and a line."""
+    record = job.record
+    spec = record.spec
+    given = {"steps": spec.n_steps, "threads": spec.threads, "priority": spec.priority or None, "limit": spec.timeout_s}
+    said = [(f"job {job.id}", f"{record.state}{f' ({record.cause})' if record.cause else ''}")]
+    if record.message:
+        said.append(("message", record.message))
+    said.append(("method", f"{spec.method} of {spec.model}"))
+    if spec.params:
+        said.append(("params", _params(record)))
+    said.append(("queue", " · ".join([spec.device, *(f"{name} {it}" for name, it in given.items() if it is not None)])))
+    said.append(("created", f"{record.created:%Y-%m-%d %H:%M:%S} UTC, {age(record.created)} ago"))
+    said += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in record.attempts]
+    said += lines(job)
+    said += [("file", f"{artifact.name}, {artifact.size:,} bytes") for artifact in job.artifacts]
+    return said
+
+
+def _attempt(attempt: Attempt) -> str:
+    how = f"{attempt.state}{f' ({attempt.cause})' if attempt.cause else ''} on {attempt.worker}"
+    return how if attempt.ended is None else f"{how} after {(attempt.ended - attempt.started).total_seconds():.1f} s"
+
+
 def lines(job: JobHandle) -> list[tuple[str, str]]:
-    """Return what `run` and `profile` say of a job that succeeded, as pairs of a heading and a line."""
+    """Return what a job measured, as far as it did, as pairs of a heading and a line."""
     result = job.stored_result
     said = []
     if environment := job.environment:
         said.append(("environment", _environment(environment)))
     if result.steps:
         said.append(("warm up", f"{result.steps.warmup.count} steps"))
-        said.append((f"job {job.id}", _times(result.steps, profiled=job.spec.method.startswith("profile_"))))
+        said.append(("steps", _times(result.steps, profiled=job.spec.method.startswith("profile_"))))
     if result.loss and result.loss[0] is not None:
         said.append(("loss", f"{result.loss[0]:.4g} at the first counted step, {result.loss[-1]:.4g} at the last"))
-    if job.spec.method.startswith("profile_"):
+    if job.spec.method.startswith("profile_") and job.state == "succeeded":
         said.append(("operations", _shares(job.profile.operations)))
     return said
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dnnamo.cli.output import Format, note, progress, show_object, show_rows
+from dnnamo.cli.output import Format, note, progress, show_lines, show_object, show_rows
 
 ROWS = [
     {"id": 1, "model": "demo:mlp", "median_ms": 0.25, "cause": None, "hidden": [1, 2]},
@@ -107,17 +107,10 @@ def test_an_object_as_csv_is_one_row(capsys):
     }
 
 
-def test_an_object_as_a_table_is_a_line_a_field_with_the_values_aligned(capsys):
-    show_object({"a": 1, "longer": "x [b] y", "none": None, "list": [1]}, Format.table)
+def test_lines_are_aligned_after_their_headings(capsys):
+    show_lines([("steps", "10 [b]"), ("environment", "x")])
 
-    lines = printed(capsys).splitlines()
-    assert [line.rstrip() for line in lines] == ["a       1", "longer  x [b] y", "none", "list    [1]"]
-
-
-def test_an_object_without_fields_prints_nothing(capsys):
-    show_object({}, Format.table)
-
-    assert printed(capsys) == ""
+    assert printed(capsys) == "steps        10 [b]\nenvironment  x\n"
 
 
 def test_a_note_is_no_data(capsys):
