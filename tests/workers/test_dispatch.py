@@ -1,4 +1,5 @@
 import json
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -90,3 +91,13 @@ def test_a_broker_that_is_gone_is_named_without_its_password(store, use):
         use(store, gone)
     assert "does not answer" in str(caught.value)
     assert "sesame" not in str(caught.value)
+
+
+def test_a_broker_that_accepts_and_never_answers_is_given_up():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as deaf,
+        make_app(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as app,
+    ):
+        app.conf.broker_transport_options = {**app.conf.broker_transport_options, "socket_timeout": 0.2}
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
+            check_broker(app)

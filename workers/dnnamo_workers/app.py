@@ -53,14 +53,14 @@ _SETTINGS = {
     # The broker may come back at any time; no restart is needed.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
-    # Notice a connection that is dead without a word, instead of waiting on it deaf (celery#8030).
-    "broker_transport_options": {
-        "health_check_interval": 10,
-        "socket_keepalive": True,
-        "socket_connect_timeout": 5,
-        "retry_on_timeout": True,
-    },
 }
+
+# Notice a connection that is dead without a word, instead of waiting on it deaf (celery#8030).
+_CONNECTION = {"health_check_interval": 10, "socket_keepalive": True, "socket_connect_timeout": 5}
+
+_SUBMITTER_TIMEOUT_S = 5
+_WORKER_TIMEOUT_S = 30
+"""Longer than a worker's wait for the next hint, which is a read like any other."""
 
 
 def queue_name(device: Device) -> str:
@@ -80,7 +80,11 @@ def make_app(broker_url: str, devices: Iterable[Device] = ()) -> "Celery":
             "or unset it to run jobs in the calling process."
         )
     app = Celery("dnnamo", broker=broker_url, set_as_current=False)
-    app.conf.update(_SETTINGS, task_queues=[Queue(queue_name(device)) for device in devices])
+    queues = [Queue(queue_name(device)) for device in devices]
+    timeout_s = _WORKER_TIMEOUT_S if queues else _SUBMITTER_TIMEOUT_S
+    app.conf.update(
+        _SETTINGS, task_queues=queues, broker_transport_options={**_CONNECTION, "socket_timeout": timeout_s}
+    )
     return app
 
 
