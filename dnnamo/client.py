@@ -134,8 +134,7 @@ class JobHandle:
         while not (record := self.record).is_over:
             if monotonic() >= deadline:
                 raise TimeoutError(f"Job {self.id} is still {record.state} after {timeout:g} s; it goes on.")
-            if record.state == "queued":
-                self._session.backend.attend(self.id, record.spec.device)
+            self._session.backend.attend(self.id, record.spec.device)
             sleep(max(0.0, min(pause, deadline - monotonic())))
             pause = min(pause * 1.5, _SLOWEST_LOOK_S)
         return self

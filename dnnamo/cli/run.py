@@ -78,12 +78,13 @@ def submit(
     options = _options(steps, warmup, device, param, threads, priority, timeout, weights)
     job = client.submit(model, method, **options, key=key)
     typer.echo(job.id)
-    here = client.session()
-    if here.is_embedded:
+    if client.session().is_embedded:
         note(
             f"No broker is configured, so job {job.id} runs in this process; `dnnamo show {job.id}` tells how it went."
         )
-    warn_if_unserved(job)
+        _wait(job)
+    else:
+        warn_if_unserved(job)
 
 
 def _options(
@@ -119,9 +120,7 @@ def _param(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _finish(job: client.JobHandle, output: Format) -> None:
-    """Wait for a job, show what came out, and end with its exit code."""
-    warn_if_unserved(job)
+def _wait(job: client.JobHandle) -> None:
     try:
         with progress(f"job {job.id}: {job.spec.method} of {job.spec.model}"):
             job.wait()
@@ -129,6 +128,12 @@ def _finish(job: client.JobHandle, output: Format) -> None:
         note(f"Cancelling job {job.id}; `dnnamo show {job.id}` tells how it ended.")
         job.cancel()
         job.wait(timeout=15)
+
+
+def _finish(job: client.JobHandle, output: Format) -> None:
+    """Wait for a job, show what came out, and end with its exit code."""
+    warn_if_unserved(job)
+    _wait(job)
     record = job.record
     if output is not Format.table:
         show_object(describe(job), output)

@@ -200,6 +200,20 @@ def test_up_is_a_whole_cluster_in_one_command(tmp_path: Path) -> None:
         cluster.stdout.close()  # type: ignore[union-attr]
 
 
+def test_job_of_a_killed_process_is_run_by_whoever_waits_for_it(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    model, marks = slow_model(place, 3)
+    command = [DNNAMO, "submit", "run_inference", str(model), "--steps", "1", "--warmup", "0"]
+    submit = subprocess.Popen(command, env=place.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: begun(marks) == 1)
+    submit.kill()
+    submit.communicate()
+    with place.store() as store, store.engine.begin() as connection:  # half a minute passes
+        connection.execute(text("UPDATE jobs SET lease_until = '2020-01-01 00:00:00.000000'"))
+    place.dnnamo("wait", 1)
+    assert [attempt["state"] for attempt in place.json("show", 1)["attempts"]] == ["lost", "succeeded"]
+
+
 def test_interrupted_run_cancels_its_job(tmp_path: Path) -> None:
     place = Place(tmp_path)
     model, marks = slow_model(place, 100)

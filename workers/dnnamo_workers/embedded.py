@@ -32,10 +32,18 @@ class Embedded:
             self._launched[job_id] = self._thread.submit(self._run, job_id)
 
     def attend(self, job_id: int, device: Device) -> None:
-        """Have a job run that is still queued, and raise what kept it from being run or recorded, if anything did."""
-        self.launch(job_id, device)
-        future = self._launched[job_id]
-        if future.done():
+        """Do for a job that somebody waits for what workers do elsewhere: take back a lost one, run a queued one.
+
+        Raises:
+            InfrastructureError: If the job was launched here, and could not be run or recorded.
+        """
+        future = self._launched.get(job_id)
+        if future is None:
+            self._store.reap()
+            if self._store.job(job_id).state == "queued":
+                self.launch(job_id, device)
+        elif future.done():
+            del self._launched[job_id]  # the next look finds out what became of it
             future.result()
 
     def _run(self, job_id: int) -> None:

@@ -15,7 +15,7 @@ from threading import Event
 from time import monotonic
 
 import msgspec
-from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from dnnamo.errors import DatabaseUnavailable, UsageError
 from dnnamo.records import Artifact, Claim, JobSpec, Outcome
@@ -197,11 +197,16 @@ def _plain_file(folder: Path, name: str) -> Path:
     return path
 
 
+def _say_again(attempt: RetryCallState) -> None:
+    if attempt.outcome is not None:
+        _logger.warning("an outcome is not recorded yet, trying again: %s", attempt.outcome.exception())
+
+
 @retry(
     retry=retry_if_exception_type(DatabaseUnavailable),
     wait=wait_exponential(multiplier=0.2, max=5),
     stop=stop_after_delay(60),
-    before_sleep=before_sleep_log(_logger, logging.WARNING),
+    before_sleep=_say_again,
     reraise=True,
 )
 def _record(store: Store, claim: Claim, outcome: Outcome, files: Mapping[str, bytes | Path]) -> None:
