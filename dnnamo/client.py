@@ -162,11 +162,12 @@ class JobHandle:
             JobFailed: If the job failed or was cancelled.
             UsageError: If its method takes no profile.
         """
-        found = self._session.store.profile(self._succeeded())
+        method = self.spec.method
+        found = self._session.store.profile(self._succeeded()) if method.startswith("profile_") else None
         if found is None:
             raise UsageError(
-                f"Job {self.id} has no profile: its method is {self.spec.method}. Profiles come from profile_inference "
-                "and profile_training, that is from `dnnamo profile`."
+                f"Job {self.id} has no profile: its method is {method}. Profiles come from profile_inference and "
+                "profile_training, that is from `dnnamo profile`."
             )
         return found
 

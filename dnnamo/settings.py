@@ -32,7 +32,10 @@ class Settings(BaseSettings):
         default=None, description="Redis URL of the Celery broker; jobs run in the calling process if not set."
     )
     drain_s: float = Field(
-        default=20.0, ge=0, description="Seconds that a stopping worker gives its jobs before it hands them back."
+        default=20.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that a stopping worker gives its jobs before it hands them back.",
     )
 
     @field_validator("home")
@@ -92,9 +95,11 @@ def sources() -> dict[str, str]:
 
 def masked(url: str) -> str:
     """Return a URL with its password hidden."""
-    # To the last @ before the query: people forget to quote passwords. A SQLite path begins with the third slash.
-    url = re.sub(r"(?<=://)([^/@:?]*):[^?]*@", r"\1:***@", url)
-    return re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
+    if "://" not in url:  # nothing says where a password would begin
+        return "***"
+    # To the last @, as people forget to quote passwords. A SQLite path begins with the third slash.
+    url = re.sub(r"(?<=://)([^/@:?]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]\w*password)=[^&]*", r"\1=***", url)
 
 
 def _complaint(error: Any) -> str:

@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 the job failed; 2 wrong usage; 3 database or broker cannot
 """
 
 import os
+import signal
 import sys
+from pathlib import Path
 
 import typer
 
@@ -42,12 +44,36 @@ app.add_typer(admin.db, name="db")
 
 def main() -> None:
     """Run the command line and exit."""
+    _prepare_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # a job that is waited for is cancelled, as on Ctrl-C
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except DnnamoError as error:
         note(f"dnnamo: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe (`dnnamo ls | head`) has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(0)
+    except OSError as error:
+        _discard_output()
+        note(f"dnnamo: The output cannot be written: {error.strerror}.")
+        sys.exit(1)
+
+
+def _prepare_streams() -> None:
+    """Make do with closed streams, and with encodings that lack a character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open as long as the process)
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -126,5 +126,5 @@ def _workers(settings: "Settings") -> _Finding:
             alive = store.workers(seen_within_s=30)
     except DnnamoError:
         return _Finding(ok=None, text="unknown, as the database cannot be used")
-    served = [f"{worker.name} ({', '.join(worker.queues)}; {worker.slots} slots)" for worker in alive]
+    served = [f"{worker.name} ({', '.join(worker.queues)}; slots: {worker.slots})" for worker in alive]
     return _Finding(ok=True if served else None, text="; ".join(served) or "none")

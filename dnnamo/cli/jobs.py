@@ -22,7 +22,7 @@ def ls(
     state: Annotated[records.State | None, typer.Option(help="Only jobs in this state.")] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model reference.")] = None,
     method: Annotated[records.Method | None, typer.Option(help="Only jobs that call this method.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000_000)] = 100,
     output: Output = Format.table,
 ) -> None:
     """List jobs, newest first."""

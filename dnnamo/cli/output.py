@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +13,9 @@ import typer
 
 __all__ = ["Format", "Output", "note", "progress", "show_lines", "show_object", "show_rows"]
 
+_NUMBER = re.compile(r"-?[\d,.]*%?$")
 _SHORT = 18
+_LONG = 200
 
 Row = Mapping[str, Any]
 
@@ -79,15 +82,23 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        is_number = all(isinstance(row[column], int | float) for row in rows if row[column] is not None)
+        is_number = all(_NUMBER.match(_cell(row[column])) for row in rows)
         # What is short stays whole; in a narrow terminal the long columns fold instead.
         is_short = all(len(_cell(row[column])) <= _SHORT for row in rows)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short)
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
+        table.add_row(*(_shortened(_cell(row[column])) for column in columns))
     # Without a terminal Rich folds at 80 columns, which breaks up what a pipe is to read.
     width = None if sys.stdout.isatty() else 10_000
-    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    with console.capture() as printed:
+        console.print(table)
+    lines = [line.rstrip() for line in printed.get().splitlines()]
+    typer.echo("\n".join(line for line in lines if line))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
 def _cell(value: Any) -> str:

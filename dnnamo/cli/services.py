@@ -30,7 +30,7 @@ def worker(
         )
     devices = [_device(name) for name in queue or ["cpu"]]
     _log_to_stderr()
-    note(f"Serving {', '.join(devices)} with {slots} slots. Stop with Ctrl-C.")
+    note(f"Serving {', '.join(devices)} with {_slots(slots)}. Stop with Ctrl-C.")
     raise typer.Exit(run_worker(settings, devices, slots=slots))
 
 
@@ -56,9 +56,13 @@ def up(slots: Slots = 1) -> None:
             settings = settings.model_copy(update={"broker_url": SecretStr(url)})
         devices = device_classes()
         _log_to_stderr()
-        note(f"Serving {', '.join(devices)} with {slots} slots. Stop with Ctrl-C. In another terminal:")
+        note(f"Serving {', '.join(devices)} with {_slots(slots)}. Stop with Ctrl-C. In another terminal:")
         typer.echo(f"export DNNAMO_BROKER_URL={settings.broker}")
         raise typer.Exit(run_worker(settings, devices, slots=slots))
+
+
+def _slots(count: int) -> str:
+    return "1 slot" if count == 1 else f"{count} slots"
 
 
 def _device(name: str) -> Device:

@@ -6,6 +6,7 @@ the model. The built-in ones stand in `_BUILT_IN`, others under the entry-point 
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -38,8 +39,8 @@ def locate(reference: str) -> str:
         )
     if not _is_file(name):
         return reference
-    path = Path(name).expanduser().absolute()
-    if not path.is_file():
+    path = Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100 (Path.absolute keeps the ..)
+    if not _exists(path):
         raise ModelNotFound(
             f"There is no model file {path}. Check the path, or give a module (pkg.module) or demo:mlp."
         )
@@ -95,8 +96,21 @@ def _scheme_loader(module: str, name: str) -> Callable[..., Any]:
 
 
 def _split(reference: str) -> tuple[str, str | None]:
-    name, colon, rest = reference.partition(":")
-    return name, rest if colon else None
+    """Split off what follows the scheme, or the factory; a path may have colons of its own."""
+    name, _, rest = reference.partition(":")
+    if name in _schemes():
+        return name, rest
+    if reference.endswith(".py") or ":" not in reference:
+        return reference, None
+    name, _, rest = reference.rpartition(":")
+    return name, rest
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
 
 
 def _is_file(name: str) -> bool:

@@ -46,9 +46,9 @@ def from_module(name: str, *, factory: str | None = None) -> Callable[..., Any]:
             raise
         raise ModelNotFound(
             f"There is no module {name!r}: {error.name!r} is neither installed nor in {Path.cwd()}. A model file needs "
-            "its .py ending, and a scheme is one of those that `dnnamo doctor` lists."
+            "its .py ending; the networks that come with Dnnamo are demo:NAME."
         ) from error
-    return _loader(module, factory, name)
+    return _loader(module, factory, f"{name} ({module.__file__})")
 
 
 def _loader(module: ModuleType, factory: str | None, reference: str) -> Callable[..., Any]:
@@ -56,8 +56,8 @@ def _loader(module: ModuleType, factory: str | None, reference: str) -> Callable
     found = getattr(module, name, None)
     if found is None:
         raise LoaderError(
-            f"{reference} has no function {name}(). Add one that returns the model, or name the one that does: "
-            f"{reference}:function."
+            f"{reference} has no function {name}(). Add one that returns the model, or name the one that does after a "
+            "colon."
         )
     if not callable(found):
         raise LoaderError(f"{name} in {reference} is of type {type(found).__name__}; it must be a function.")

@@ -5,6 +5,7 @@ import platform
 import socket
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pynvml
 
@@ -25,7 +26,7 @@ THREAD_VARIABLES = (
 
 def describe() -> Environment:
     """Return the environment as it is now, with the frameworks that have been imported by now."""
-    libraries: dict[str, str] = {}
+    libraries = {"numpy": np.__version__}
     threads = {name: int(os.environ[name]) for name in THREAD_VARIABLES if os.environ.get(name, "").isdigit()}
     for framework in in_use():
         libraries |= framework.libraries()

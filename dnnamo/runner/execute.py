@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dnnamo.errors import DnnamoError, ModelError, Unsupported
+from dnnamo.errors import DnnamoError, ModelError, Unsupported, WeightsError
 from dnnamo.frameworks import in_use, interpret, render_graph
 from dnnamo.loaders import load
 from dnnamo.model import capabilities
@@ -138,6 +138,8 @@ def _log_traceback(error: BaseException) -> None:
 
 
 def _message(error: BaseException, doing: str, spec: JobSpec) -> str:
+    if isinstance(error, WeightsError):
+        return f"{error} A get_weights job of {spec.model} keeps the names and shapes that it has."
     if isinstance(error, DnnamoError):
         return str(error)
     return f"The {doing} of {spec.model} raised {_text(error)}{_at(error)}. The whole traceback is in the job's log."

@@ -1,13 +1,14 @@
 """Whatever is wrong: one clear paragraph, the documented exit code, the job ended with its cause, the worker alive."""
 
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.acceptance.place import QUICK, Place
+from tests.acceptance.place import DNNAMO, QUICK, Place
 from tests.servers import free_port
 
 METHODS = [
@@ -223,6 +224,32 @@ def test_broker_that_is_not_there_ends_with_3_and_stores_nothing(tmp_path: Path)
         assert "sesame" not in done.stderr + done.stdout
     assert place.json("ls") == []
     assert "sesame" not in place.dnnamo("config").stdout
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:sesame/x@127.0.0.1:1/0",
+        "redis://h:notaport/0",
+        "redis://h/0?password=sesame",
+        "sentinel://h",
+        "sesame",
+    ],
+)
+def test_broker_url_that_cannot_be_read_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    place = Place(tmp_path, broker_url=url)
+    done = place.dnnamo("submit", "run_inference", QUICK, code=2)
+    assert one_paragraph(done.stderr, "redis://")
+    assert "sesame" not in done.stderr + place.dnnamo("doctor", code=3).stdout + place.dnnamo("config").stdout
+
+
+def test_output_that_cannot_be_written_is_no_traceback(embedded: Place) -> None:
+    for redirection, code in ((">/dev/full", 1), (">&-", 0), ("| head -c 1", 0)):
+        done = subprocess.run(
+            f"{DNNAMO} ls {redirection}", shell=True, env=embedded.environment, capture_output=True, text=True
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
 
 
 def test_broker_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,9 +43,11 @@ def begun(marks: Path) -> int:
     return marks.read_text().split().count("begun")
 
 
-def test_idle_worker_ends_with_0_on_sigterm(own: Place) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_idle_worker_ends_with_0_when_told_to_stop(own: Place, number: signal.Signals) -> None:
     with own.worker() as worker:
-        assert stop(worker) == 0
+        worker.send_signal(number)
+        assert worker.wait(60) == 0
     assert own.json("doctor")[-1]["finding"] == "none"
 
 
@@ -74,12 +77,16 @@ def test_stopping_worker_finishes_what_is_short(own: Place) -> None:
     assert own.json("show", job_id)["state"] == "succeeded"
 
 
-def test_stopping_worker_hands_back_what_is_long_and_another_runs_it(own: Place) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_stopping_worker_hands_back_what_is_long_and_another_runs_it(own: Place, signals: list[signal.Signals]) -> None:
     model, marks = slow_model(own, 3)
-    with own.worker(DNNAMO_DRAIN_S="0") as worker:
+    with own.worker(DNNAMO_DRAIN_S="0.5") as worker:
         job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
         until(lambda: begun(marks) == 1)
-        assert stop(worker) == 0
+        for number in signals:
+            worker.send_signal(number)
+            time.sleep(0.1)  # as between two presses of a key
+        assert worker.wait(60) == 0
     assert own.json("show", job_id)["state"] == "queued"
     with own.worker():
         own.dnnamo("wait", job_id)
@@ -214,13 +221,14 @@ def test_job_of_a_killed_process_is_run_by_whoever_waits_for_it(tmp_path: Path) 
     assert [attempt["state"] for attempt in place.json("show", 1)["attempts"]] == ["lost", "succeeded"]
 
 
-def test_interrupted_run_cancels_its_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_run_cancels_its_job(tmp_path: Path, number: signal.Signals) -> None:
     place = Place(tmp_path)
     model, marks = slow_model(place, 100)
     command = [DNNAMO, "run", str(model), "--steps", "1"]
     run = subprocess.Popen(command, env=place.environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until(lambda: begun(marks) == 1)
-    os.killpg(run.pid, signal.SIGINT)
+    os.killpg(run.pid, number)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 1
     assert "Traceback" not in said

@@ -63,10 +63,18 @@ def test_numbers_stand_to_the_right_and_words_to_the_left(capsys):
 
 
 def test_a_long_value_stays_on_its_line_where_nobody_looks(capsys):
-    show_rows([{"a": "x" * 500, "b": "y z " * 100}], ["a", "b"], Format.table)
+    show_rows([{"a": "x" * 150, "b": "y z " * 40}], ["a", "b"], Format.table)
 
     (line,) = (line for line in printed(capsys).splitlines() if "x" in line)
-    assert line.split() == ["x" * 500, *"yz" * 100]
+    assert line.split() == ["x" * 150, *"yz" * 40]
+
+
+def test_a_very_long_value_is_cut_in_a_table_alone(capsys):
+    show_rows([{"a": "x" * 500}], ["a"], Format.table)
+    assert printed(capsys).splitlines()[-1].strip() == "x" * 200 + "…"
+
+    show_rows([{"a": "x" * 500}], ["a"], Format.csv)
+    assert printed(capsys).splitlines()[-1] == "x" * 500
 
 
 @pytest.mark.parametrize(("form", "text"), [(Format.json, "[]"), (Format.csv, "id,model")])

@@ -216,7 +216,20 @@ def test_a_file_without_the_loader_function_says_what_to_add(file):
 
     with pytest.raises(LoaderError, match=r"has no function __dnnamo_loader__\(\)\. Add one") as caught:
         load(str(path), {})
-    assert f"{path}:function" in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["with:colon.py", "a b.py"])
+def test_a_path_may_have_colons_and_spaces(name, file):
+    path = file("class M:\n  def get_weights(self): pass\ndef make(): return M()\n__dnnamo_loader__ = make", name=name)
+
+    assert type(load(locate(str(path)), {})).__name__ == "M"
+    assert type(load(locate(f"{path}:make"), {})).__name__ == "M"
+
+
+def test_a_name_that_is_too_long_for_a_file_is_not_found():
+    with pytest.raises(ModelNotFound, match="There is no model file"):
+        locate("x" * 5000 + ".py")
 
 
 def test_a_factory_that_is_missing_is_named(file):
@@ -227,7 +240,7 @@ def test_a_factory_that_is_missing_is_named(file):
 def test_a_module_without_the_loader_function_is_named(file):
     file("", name="given_empty.py")
 
-    with pytest.raises(LoaderError, match=r"given_empty has no function __dnnamo_loader__\(\)"):
+    with pytest.raises(LoaderError, match=r"given_empty \(.*given_empty.py\) has no function __dnnamo_loader__\(\)"):
         load("given_empty", {})
 
 

@@ -3,6 +3,7 @@ import socket
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dnnamo.records import Gpu
@@ -72,7 +73,7 @@ def test_the_frameworks_in_use_add_their_libraries_and_threads(monkeypatch):
 
     found = describe()
 
-    assert found.libraries == {"a": "1", "b": "2"}
+    assert found.libraries == {"numpy": np.__version__, "a": "1", "b": "2"}
     assert found.threads["a.intraop"] == 2
 
 

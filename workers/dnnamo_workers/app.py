@@ -9,12 +9,12 @@ from collections.abc import Iterable
 
 from dnnamo.errors import BrokerUnavailable, MissingExtra, UsageError
 from dnnamo.records import Device
+from dnnamo.settings import masked
 
 try:
     from celery import Celery
     from kombu import Queue
     from kombu.exceptions import OperationalError
-    from kombu.utils.url import maybe_sanitize_url
     from redis.exceptions import RedisError
 except ModuleNotFoundError as error:
     raise MissingExtra("Celery with Redis", extra="worker") from error
@@ -74,10 +74,10 @@ def make_app(broker_url: str, devices: Iterable[Device] = ()) -> "Celery":
     Raises:
         UsageError: If the URL is not one of a Redis server, the only broker whose failure modes Dnnamo knows.
     """
-    if not broker_url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+    if not broker_url.startswith(("redis://", "rediss://", "redis+socket://")):
         raise UsageError(
-            f"The broker {maybe_sanitize_url(broker_url)} is no Redis. Set DNNAMO_BROKER_URL to redis://HOST:PORT/DB, "
-            "or unset it to run jobs in the calling process."
+            f"The broker {masked(broker_url)} is no Redis. Set DNNAMO_BROKER_URL to redis://HOST:PORT/DB, or unset it "
+            "to run jobs in the calling process."
         )
     app = Celery("dnnamo", broker=broker_url, set_as_current=False)
     queues = [Queue(queue_name(device)) for device in devices]
@@ -89,7 +89,12 @@ def make_app(broker_url: str, devices: Iterable[Device] = ()) -> "Celery":
 
 
 def check_broker(app: "Celery") -> None:
-    """Raise `BrokerUnavailable` unless the broker answers."""
+    """Ask the broker for an answer.
+
+    Raises:
+        BrokerUnavailable: If there is none.
+        UsageError: If its URL cannot be read.
+    """
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
@@ -97,12 +102,18 @@ def check_broker(app: "Celery") -> None:
             connection.default_channel.client.ping()
     except BROKER_ERRORS as error:
         raise unavailable(app, error) from error
+    except (ValueError, TypeError):
+        # Without the cause, which may quote a part of the password.
+        raise UsageError(
+            f"The broker {masked(app.conf.broker_url)} cannot be read as redis://:PASSWORD@HOST:PORT/DB. Quote special "
+            "characters of the password (%2F for a slash, %3F for a question mark)."
+        ) from None
 
 
 def unavailable(app: "Celery", error: Exception) -> BrokerUnavailable:
     """Return the error for a broker that does not answer, its URL without the password."""
     why = str(error).rstrip(".")
     return BrokerUnavailable(
-        f"The broker {maybe_sanitize_url(app.conf.broker_url)} does not answer: {why}. Start Redis there, set "
+        f"The broker {masked(app.conf.broker_url)} does not answer: {why}. Start Redis there, set "
         "DNNAMO_BROKER_URL to where it is, or unset it to run jobs in the calling process."
     )

@@ -26,6 +26,8 @@ __all__ = ["run_worker"]
 TICK_S = 5.0
 """Seconds between two reports of a worker to the database, each with a reap and a dispatch."""
 
+_JOIN_S = 5.0
+
 _logger = logging.getLogger(__name__)
 
 
@@ -40,7 +42,7 @@ class _Slots:
         self._slots = slots
         self._drain = drain
         self._stopped = threading.Event()
-        self._ticking = threading.Thread(target=self._tick, name="dnnamo-tick")
+        self._ticking = threading.Thread(target=self._tick, name="dnnamo-tick", daemon=True)
 
     def work(self, device: Device) -> None:
         """Take a hint: claim the best queued job of this device class, if there is one, and see it through."""
@@ -58,6 +60,9 @@ class _Slots:
 
     def on_ready(self, **_: object) -> None:
         """Celery consumes now: be listed as a worker, and look after the queues from time to time."""
+        # Celery ends with code 1 on SIGINT, and leaves running jobs behind on a second one and on SIGQUIT.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.getsignal(signal.SIGTERM))
         self._ticking.start()
 
     def on_shutdown(self, **_: object) -> None:
@@ -82,7 +87,7 @@ class _Slots:
         """End the ticking, and with it this worker's place in the database."""
         self._stopped.set()
         if self._ticking.is_alive():
-            self._ticking.join()
+            self._ticking.join(_JOIN_S)  # it may wait for a broker that does not answer
         try:
             self._store.retire_worker(self.name)
         except InfrastructureError as error:
@@ -101,7 +106,8 @@ def run_worker(settings: Settings, devices: Sequence[Device], *, slots: int) -> 
     Raises:
         InfrastructureError: If database or broker do not answer at the start. Later on they may go away and come back.
     """
-    signal.signal(signal.SIGTERM, _exit)  # until Celery puts its own handler there
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)  # until Celery puts its own handlers there
     app = make_app(settings.broker or "", devices)
     with Store.open(settings.database) as store:
         check_broker(app)
