@@ -10,16 +10,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from celery.platforms import SecurityWarning
-from celery.signals import setup_logging, worker_ready, worker_shutting_down
-
-from dnnamo.errors import InfrastructureError
+from dnnamo.errors import InfrastructureError, MissingExtra
 from dnnamo.records import Device
 from dnnamo.settings import Settings
 from dnnamo_storage import Store
 from dnnamo_workers.app import TASK, check_broker, make_app, queue_name
 from dnnamo_workers.dispatch import dispatch
 from dnnamo_workers.supervisor import LEASE_S, Drain, supervise
+
+try:
+    from celery.platforms import SecurityWarning
+    from celery.signals import setup_logging, worker_ready, worker_shutting_down
+except ModuleNotFoundError as error:
+    raise MissingExtra("Celery with Redis", extra="worker") from error
 
 __all__ = ["run_worker"]
 

@@ -29,7 +29,9 @@ def loader(name: str) -> Callable[..., Any]:
         nearest = get_close_matches(name, _DEMOS, n=1)
         hint = f" Did you mean demo:{nearest[0]}?" if nearest else ""
         raise ModelNotFound(f"There is no demo:{name}.{hint} The demos are {', '.join(_DEMOS)}.")
-    make: Callable[..., Any] = getattr(import_module(f"{__name__}.{_DEMOS[name]}"), name)
+    framework = _DEMOS[name]
+    import_module(f"dnnamo.frameworks.{framework}")  # says which extra to install if it is missing
+    make: Callable[..., Any] = getattr(import_module(f"{__name__}.{framework}"), name)
     return make
 
 
