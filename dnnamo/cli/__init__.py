@@ -46,7 +46,8 @@ def main() -> None:
     """Run the command line and exit."""
     _prepare_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # a job that is waited for is cancelled, as on Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)  # a job that is waited for is cancelled, as on Ctrl-C
     try:
         try:
             app()

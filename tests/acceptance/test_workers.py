@@ -43,7 +43,7 @@ def begun(marks: Path) -> int:
     return marks.read_text().split().count("begun")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
 def test_idle_worker_ends_with_0_when_told_to_stop(own: Place, number: signal.Signals) -> None:
     with own.worker() as worker:
         worker.send_signal(number)

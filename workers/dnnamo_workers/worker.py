@@ -44,6 +44,7 @@ class _Slots:
         self._devices = list(devices)
         self._slots = slots
         self._drain = drain
+        self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
         self._stopped = threading.Event()
         self._ticking = threading.Thread(target=self._tick, name="dnnamo-tick", daemon=True)
 
@@ -63,9 +64,12 @@ class _Slots:
 
     def on_ready(self, **_: object) -> None:
         """Celery consumes now: be listed as a worker, and look after the queues from time to time."""
-        # Celery ends with code 1 on SIGINT, and leaves running jobs behind on a second one and on SIGQUIT.
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, signal.getsignal(signal.SIGTERM))
+        # Celery ends with code 1 on SIGINT, leaves running jobs behind on a second one and on SIGQUIT, and starts anew
+        # on SIGHUP.
+        stop = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGQUIT, stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if self._ignores_hangup else stop)
         self._ticking.start()
 
     def on_shutdown(self, **_: object) -> None:
