@@ -60,9 +60,9 @@ def main() -> None:
         # The reader of a pipe (`dnnamo ls | head`) has seen enough; keep the interpreter from complaining at exit.
         _discard_output()
         sys.exit(0)
-    except OSError as error:
+    except OSError as error:  # a full disk under the output, or a job that is not over in time
         _discard_output()
-        note(f"dnnamo: The output cannot be written: {error.strerror}.")
+        note(f"dnnamo: {error}")
         sys.exit(1)
 
 
