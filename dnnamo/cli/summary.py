@@ -107,7 +107,7 @@ def lines(job: JobHandle) -> list[tuple[str, str]]:
 def _environment(environment: Environment) -> str:
     libraries = " · ".join(f"{name} {version}" for name, version in environment.libraries.items())
     threads = next((count for name, count in environment.threads.items() if name.endswith(".intraop")), None)
-    counted = f" · {threads} threads" if threads else ""
+    counted = f" · {threads} thread{'s' * (threads != 1)}" if threads else ""
     return f"{environment.cores} x {environment.cpu}{counted} · {libraries} · {environment.digest[:4]}"
 
 
