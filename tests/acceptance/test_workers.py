@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from dnnamo.records import DEVICES, Device
 from tests.acceptance.place import DNNAMO, QUICK, Place, stop, until
 from tests.servers import start_redis
+from tests.test_compose import worker_command
 
 SLOW = """
 import time
@@ -49,6 +51,13 @@ def test_idle_worker_ends_with_0_when_told_to_stop(own: Place, number: signal.Si
         worker.send_signal(number)
         assert worker.wait(60) == 0
     assert own.json("doctor")[-1]["finding"] == "none"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_worker_of_the_compose_file_serves_its_queue(own: Place, device: Device) -> None:
+    with own.worker(worker_command(device)) as worker:
+        serving = own.json("doctor")[-1]["finding"]
+        assert f":{worker.pid} ({device};" in serving
 
 
 def test_jobs_submitted_before_any_worker_are_run_by_the_first(own: Place) -> None:
