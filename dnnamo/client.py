@@ -15,16 +15,14 @@ from typing import Any, Literal, Protocol, cast
 import msgspec
 
 from dnnamo.errors import JobFailed, UsageError
-from dnnamo.records import Artifact, Cause, Device, Environment, Job, JobSpec, Method, Profile, Result, State
+from dnnamo.records import LOG_NAME, Artifact, Cause, Device, Environment, Job, JobSpec, Method, Profile, Result, State
 
 __all__ = ["JobHandle", "Session", "job", "jobs", "method_of", "profile", "run", "session", "submit"]
 
 Mode = Literal["inference", "training"]
 
-_LOG_NAME = "log.txt"
 _FIRST_LOOK_S = 0.01
 _SLOWEST_LOOK_S = 0.25
-_WORKER_SEEN_S = 30.0
 
 
 class _Backend(Protocol):
@@ -71,7 +69,7 @@ class Session:
 
     def is_served(self, device: Device) -> bool:
         """Whether somebody takes jobs of this device class at the moment."""
-        workers = self.store.workers(seen_within_s=_WORKER_SEEN_S)
+        workers = self.store.workers()
         return self.is_embedded or any(device in worker.queues for worker in workers)
 
 
@@ -203,8 +201,8 @@ class JobHandle:
     @property
     def log(self) -> str:
         """What the model printed, standard output and error together; empty until an attempt has ended."""
-        has_log = any(artifact.name == _LOG_NAME for artifact in self.artifacts)
-        return self.read(_LOG_NAME).decode(errors="replace") if has_log else ""
+        has_log = any(artifact.name == LOG_NAME for artifact in self.artifacts)
+        return self.read(LOG_NAME).decode(errors="replace") if has_log else ""
 
     def cancel(self) -> State:
         """Cancel the job: at once if it is queued, within seconds if it runs; return its state now."""

@@ -15,6 +15,7 @@ from dnnamo.errors import UsageError
 
 __all__ = [
     "DEVICES",
+    "LOG_NAME",
     "METHODS",
     "Artifact",
     "Attempt",
@@ -59,6 +60,9 @@ Method = Literal[
 
 METHODS: tuple[Method, ...] = get_args(Method)
 DEVICES: tuple[Device, ...] = get_args(Device)
+
+LOG_NAME = "log.txt"
+"""Name of the artifact that holds what an attempt wrote to standard output and error."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -123,7 +123,7 @@ def _workers(settings: "Settings") -> _Finding:
 
     try:
         with Store.open(settings.database) as store:
-            alive = store.workers(seen_within_s=30)
+            alive = store.workers()
     except DnnamoError:
         return _Finding(ok=None, text="unknown, as the database cannot be used")
     served = [f"{worker.name} ({', '.join(worker.queues)}; slots: {worker.slots})" for worker in alive]

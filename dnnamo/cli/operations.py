@@ -38,10 +38,10 @@ def ops(
 ) -> None:
     """Show the operations of a profile by self time, one row for each operation and input shapes."""
     profile = client.job(id).profile
-    if output is Format.table:
-        total = sum(operation.self_ns for operation in profile.operations) or 1
-        show_rows([_listed(operation, total) for operation in profile.operations[:top]], _READ, output)
-    else:
+    if output is not Format.table:
         show_rows([_row(operation) for operation in profile.operations[:top]], _COLUMNS, output)
-    if output is Format.table and profile.coverage is not None:
+        return
+    total = sum(operation.self_ns for operation in profile.operations) or 1
+    show_rows([_listed(operation, total) for operation in profile.operations[:top]], _READ, output)
+    if profile.coverage is not None:
         note(f"{len(profile.step_ns)} steps with the profiler on; an operation ran for {profile.coverage:.1%} of them.")

@@ -9,7 +9,10 @@ from dnnamo_storage.columns import db_now
 from dnnamo_storage.inserts import insert_or_update
 from dnnamo_storage.schema import workers
 
-__all__ = ["report", "retire", "seen_within"]
+__all__ = ["GONE_AFTER_S", "report", "retire", "seen_within"]
+
+GONE_AFTER_S = 30.0
+"""A worker that has not reported itself for so many seconds counts as gone."""
 
 
 def report(connection: Connection, name: str, queues: Sequence[Device], slots: int) -> None:

@@ -268,8 +268,8 @@ class Store:
         with writing(self.engine) as connection:
             registry.retire(connection, name)
 
-    def workers(self, *, seen_within_s: float) -> list[Worker]:
-        """Return the workers that reported within the last seconds, by name."""
+    def workers(self, *, seen_within_s: float = registry.GONE_AFTER_S) -> list[Worker]:
+        """Return the workers that reported within the last seconds, by name; by default those that count as alive."""
         with reading(self.engine) as connection:
             return registry.seen_within(connection, seen_within_s)
 

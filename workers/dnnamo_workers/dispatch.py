@@ -9,10 +9,7 @@ from dnnamo_workers.app import BROKER_ERRORS, TASK, queue_name, unavailable
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["WORKER_SEEN_S", "dispatch"]
-
-WORKER_SEEN_S = 30.0
-"""A worker that has not reported itself for so long counts as gone."""
+__all__ = ["dispatch"]
 
 _LEAST_HINTS = 4
 
@@ -46,7 +43,7 @@ def dispatch(store: Store, app: "Celery", device: Device) -> int:
 
 
 def _slots(store: Store, device: Device) -> int:
-    return sum(worker.slots for worker in store.workers(seen_within_s=WORKER_SEEN_S) if device in worker.queues)
+    return sum(worker.slots for worker in store.workers() if device in worker.queues)
 
 
 def _waiting(connection: Any, queue: str) -> int:

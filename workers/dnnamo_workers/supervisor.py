@@ -18,13 +18,13 @@ import msgspec
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from dnnamo.errors import DatabaseUnavailable, UsageError
-from dnnamo.records import Artifact, Claim, JobSpec, Outcome
+from dnnamo.records import LOG_NAME, Artifact, Claim, JobSpec, Outcome
 from dnnamo.runner.environment import THREAD_VARIABLES
 from dnnamo.runner.wire import Request
 from dnnamo_storage import Store
 from dnnamo_workers.process import RunnerProcess
 
-__all__ = ["HEARTBEAT_S", "LEASE_S", "LOG_NAME", "Drain", "supervise"]
+__all__ = ["HEARTBEAT_S", "LEASE_S", "Drain", "supervise"]
 
 LEASE_S = 30.0
 HEARTBEAT_S = 2.0
@@ -32,8 +32,6 @@ HEARTBEAT_S = 2.0
 
 GRACE_S = 3.0
 """Seconds between SIGTERM and SIGKILL."""
-
-LOG_NAME = "log.txt"
 
 _LOOK_S = 0.5
 """Longest wait between two looks at the drain."""

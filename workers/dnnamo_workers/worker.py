@@ -10,19 +10,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from dnnamo.errors import InfrastructureError, MissingExtra
+from dnnamo.errors import InfrastructureError
 from dnnamo.records import Device
 from dnnamo.settings import Settings
 from dnnamo_storage import Store
 from dnnamo_workers.app import TASK, check_broker, make_app, queue_name
 from dnnamo_workers.dispatch import dispatch
 from dnnamo_workers.supervisor import LEASE_S, Drain, supervise
-
-try:
-    from celery.platforms import SecurityWarning
-    from celery.signals import setup_logging, worker_ready, worker_shutting_down
-except ModuleNotFoundError as error:
-    raise MissingExtra("Celery with Redis", extra="worker") from error
 
 __all__ = ["run_worker"]
 
@@ -113,6 +107,8 @@ def run_worker(settings: Settings, devices: Sequence[Device], *, slots: int) -> 
     Raises:
         InfrastructureError: If database or broker do not answer at the start. Later on they may go away and come back.
     """
+    from celery import signals  # not above, where it would come before `app`, which says how to install it
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # until Celery puts its own handlers there
     app = make_app(settings.broker or "", devices)
@@ -121,9 +117,9 @@ def run_worker(settings: Settings, devices: Sequence[Device], *, slots: int) -> 
         drain = Drain(limit_s=settings.drain_s)
         shared = _Slots(store, app, devices, slots=slots, drain=drain)
         app.task(name=TASK)(shared.work)
-        setup_logging.connect(_leave_logging_alone)
-        worker_ready.connect(shared.on_ready)
-        worker_shutting_down.connect(shared.on_shutdown)
+        signals.setup_logging.connect(_leave_logging_alone)
+        signals.worker_ready.connect(shared.on_ready)
+        signals.worker_shutting_down.connect(shared.on_shutdown)
         try:
             return _consume(app, devices, slots)
         finally:
@@ -139,6 +135,8 @@ def _leave_logging_alone(**_: object) -> None:
 
 
 def _consume(app: Any, devices: Sequence[Device], slots: int) -> int:
+    from celery.platforms import SecurityWarning
+
     # It tells root to use an option that `dnnamo worker` does not have; the images run as another user.
     warnings.simplefilter("ignore", SecurityWarning)
     worker = app.Worker(
