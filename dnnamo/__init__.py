@@ -1,9 +1,22 @@
 """Run and profile many neural networks through a queue, and query what was measured in a database."""
 
-from dnnamo.client import JobHandle, job, jobs, profile, run, submit
+from dnnamo.client import JobHandle, cancel, job, jobs, profile, run, submit
 from dnnamo.errors import DnnamoError
-from dnnamo.model import Model, capabilities, step
+from dnnamo.model import Model, capabilities, report_loss, step
 
-__all__ = ["DnnamoError", "JobHandle", "Model", "capabilities", "job", "jobs", "profile", "run", "step", "submit"]
+__all__ = [
+    "DnnamoError",
+    "JobHandle",
+    "Model",
+    "cancel",
+    "capabilities",
+    "job",
+    "jobs",
+    "profile",
+    "report_loss",
+    "run",
+    "step",
+    "submit",
+]
 
 __version__ = "0.1.0"

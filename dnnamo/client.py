@@ -4,22 +4,42 @@ Jobs live in the database that the settings name. With a broker configured they 
 thread of the calling process.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+import os
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from os import PathLike, fspath
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import msgspec
 
 from dnnamo.errors import JobFailed, UsageError
-from dnnamo.records import LOG_NAME, Artifact, Cause, Device, Environment, Job, JobSpec, Method, Profile, Result, State
+from dnnamo.records import (
+    LOG_NAME,
+    Artifact,
+    Cause,
+    Device,
+    Environment,
+    Job,
+    JobSpec,
+    Method,
+    Profile,
+    Progress,
+    Result,
+    State,
+)
+from dnnamo.sizes import parse_size
 
-__all__ = ["JobHandle", "Session", "job", "jobs", "method_of", "profile", "run", "session", "submit"]
+if TYPE_CHECKING:
+    from dnnamo.settings import Settings
+    from dnnamo_storage import Cancellation
+
+__all__ = ["JobHandle", "Session", "cancel", "job", "jobs", "method_of", "profile", "run", "session", "submit"]
 
 Mode = Literal["inference", "training"]
+Size = int | str
+"""Bytes, or a number with its unit: `2GiB`, `500 MB`."""
 
 _FIRST_LOOK_S = 0.01
 _SLOWEST_LOOK_S = 0.25
@@ -30,6 +50,7 @@ class _Backend(Protocol):
 
     def check(self) -> None: ...
     def launch(self, job_id: int, device: Device) -> None: ...
+    def launch_many(self, job_ids: Sequence[int], devices: Sequence[Device]) -> None: ...
     def attend(self, job_id: int, device: Device) -> None: ...
 
 
@@ -37,28 +58,28 @@ class Session:
     """One database, and what runs the jobs that are submitted to it. Thread-safe.
 
     Args:
-        database_url: SQLAlchemy URL.
-        broker_url: Redis URL; None runs jobs in this process.
+        settings: Where the database is, which broker there is (without one, jobs run in this process), and what jobs
+            may take that run here.
 
     Raises:
         InfrastructureError: If the database does not answer or holds a schema of another version.
     """
 
-    def __init__(self, database_url: str, broker_url: str | None) -> None:
+    def __init__(self, settings: "Settings") -> None:
         from dnnamo_storage import Store
 
-        self.is_embedded = broker_url is None
-        self.store: Store = Store.open(database_url)
-        self.backend = self._backend(broker_url)
+        self.is_embedded = settings.broker is None
+        self.store: Store = Store.open(settings.database)
+        self.backend = self._backend(settings)
 
-    def _backend(self, broker_url: str | None) -> _Backend:
-        if broker_url is None:
+    def _backend(self, settings: "Settings") -> _Backend:
+        if settings.broker is None:
             from dnnamo_workers.embedded import Embedded
 
-            return Embedded(self.store)
+            return Embedded(self.store, settings)
         from dnnamo_workers.hinted import Hinted
 
-        return Hinted(self.store, broker_url)
+        return Hinted(self.store, settings.broker)
 
     def submit(self, spec: JobSpec, *, key: str | None = None) -> "JobHandle":
         """Store a job and have it run."""
@@ -67,10 +88,17 @@ class Session:
         self.backend.launch(job_id, spec.device)
         return JobHandle(job_id, self)
 
-    def is_served(self, device: Device) -> bool:
-        """Whether somebody takes jobs of this device class at the moment."""
-        workers = self.store.workers()
-        return self.is_embedded or any(device in worker.queues for worker in workers)
+    def submit_many(self, specs: Sequence[JobSpec], *, keys: Sequence[str | None] | None = None) -> list["JobHandle"]:
+        """Store jobs in one transaction, all of them or none, and have them run.
+
+        Args:
+            specs: What the jobs do.
+            keys: The key of each, as for `submit`; None gives none of them one.
+        """
+        self.backend.check()
+        job_ids = self.store.submit_many(specs, keys=keys)
+        self.backend.launch_many(job_ids, [spec.device for spec in specs])
+        return [JobHandle(job_id, self) for job_id in job_ids]
 
 
 class JobHandle:
@@ -118,11 +146,17 @@ class JobHandle:
         """What went wrong, in words."""
         return self.record.message
 
-    def wait(self, timeout: float | None = None) -> "JobHandle":
+    @property
+    def progress(self) -> Progress | None:
+        """How far the attempt that runs now has got; None while none runs, or has said nothing yet."""
+        return self.record.progress
+
+    def wait(self, timeout: float | None = None, *, on_look: Callable[[Job], None] | None = None) -> "JobHandle":
         """Wait until the job is over, however it ends, and return this handle.
 
         Args:
             timeout: Seconds; None waits for ever.
+            on_look: Called with the job as it is at each look, several times a second, while it is not over.
 
         Raises:
             TimeoutError: If the job is not over by then. It goes on.
@@ -132,6 +166,8 @@ class JobHandle:
         while not (record := self.record).is_over:
             if monotonic() >= deadline:
                 raise TimeoutError(f"Job {self.id} is still {record.state} after {timeout:g} s; it goes on.")
+            if on_look is not None:
+                on_look(record)
             self._session.backend.attend(self.id, record.spec.device)
             sleep(max(0.0, min(pause, deadline - monotonic())))
             pause = min(pause * 1.5, _SLOWEST_LOOK_S)
@@ -209,7 +245,7 @@ class JobHandle:
         return self._session.store.cancel(self.id).state
 
 
-_open = lru_cache(maxsize=8)(Session)
+_sessions: dict[tuple[Any, ...], Session] = {}
 
 
 def session() -> Session:
@@ -222,7 +258,10 @@ def session() -> Session:
     from dnnamo.settings import load_settings
 
     settings = load_settings()
-    return _open(settings.database, settings.broker)
+    values = tuple(settings.model_dump().values())
+    if values not in _sessions:
+        _sessions[values] = Session(settings)
+    return _sessions[values]
 
 
 def submit(
@@ -236,7 +275,13 @@ def submit(
     threads: int | None = None,
     priority: int = 0,
     timeout_s: float | None = None,
+    memory: Size | None = None,
+    output_limit: Size | None = None,
+    scratch: Size | None = None,
     weights: str | PathLike[str] | None = None,
+    python: str | PathLike[str] | None = None,
+    repeats: int = 0,
+    tags: Sequence[str] = (),
     key: str | None = None,
 ) -> JobHandle:
     """Submit a job and return at once.
@@ -248,10 +293,16 @@ def submit(
         device: `cpu` or `gpu`; also the queue.
         params: Keyword arguments of the model's loader, JSON values.
         warmup: Steps before the counted ones; by default until the step time is steady.
-        threads: Compute threads of the framework; its own choice by default.
+        threads: Compute threads of the framework; by default one for each core that the job has.
         priority: Of two queued jobs the one with the greater number starts first.
         timeout_s: Wall time that an attempt may take, in seconds.
+        memory: Memory that its processes may have together, in bytes or with a unit (`2GiB`).
+        output_limit: How much it may write to standard output and error, likewise.
+        scratch: How large its scratch folder may become, likewise. Without these four the worker's limits hold.
         weights: Safetensors file; its weights are set before the method is called.
+        python: Path of another interpreter to run it with, one that the worker allows.
+        repeats: How often a measurement that was disturbed is made again, at most.
+        tags: Words to find the job by.
         key: Makes a submit that is repeated with the same key the same job.
 
     Raises:
@@ -271,12 +322,42 @@ def submit(
         threads=threads,
         priority=priority,
         timeout_s=timeout_s,
+        memory_bytes=_size("memory", memory),
+        output_bytes=_size("output limit", output_limit),
+        scratch_bytes=_size("scratch", scratch),
+        python=None if python is None else _interpreter(fspath(python)),
+        repeats=repeats,
+        tags=_tags(tags),
         weights=None if content is None else sha256(content).hexdigest(),
     )
     here = session()
     if content is not None:
         here.store.put_artifact(content)
     return here.submit(spec, key=key)
+
+
+def _size(name: str, given: Size | None) -> int | None:
+    """Return a size in bytes."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return parse_size(given)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}.") from None
+
+
+def _interpreter(path: str) -> str:
+    if "/" not in path:
+        raise UsageError(f"python is {path!r}; give the path of an interpreter, such as /opt/venv/bin/python.")
+    # Links stay as they are: the one in a virtual environment is what makes an interpreter use it.
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (Path.absolute keeps the ..)
+
+
+def _tags(given: Sequence[str]) -> list[str]:
+    """Return tags as they are stored."""
+    if isinstance(given, str):
+        raise UsageError(f"tags is {given!r}; give a list of words: [{given!r}].")
+    return sorted(set(given))
 
 
 def _spec(**fields: Any) -> JobSpec:
@@ -338,9 +419,43 @@ def job(job_id: int) -> JobHandle:
 
 
 def jobs(
-    *, state: State | None = None, model: str | None = None, method: Method | None = None, limit: int = 100
+    *,
+    state: State | None = None,
+    model: str | None = None,
+    method: Method | None = None,
+    tags: Sequence[str] = (),
+    limit: int = 100,
 ) -> list[JobHandle]:
-    """Return handles on stored jobs, newest first, at most `limit`."""
+    """Return handles on stored jobs, newest first, at most `limit`; those with all of the tags."""
     here = session()
-    found = here.store.jobs(state=state, model=model, method=method, limit=limit)
+    found = here.store.jobs(state=state, model=model, method=method, tags=_tags(tags), limit=limit)
     return [JobHandle(record.id, here) for record in found]
+
+
+def cancel(
+    *,
+    state: State | None = None,
+    model: str | None = None,
+    method: Method | None = None,
+    tags: Sequence[str] = (),
+    everything: bool = False,
+) -> "Cancellation":
+    """Cancel all jobs that match: queued ones at once, running ones within seconds. One job has its own `cancel`.
+
+    Args:
+        state: Only jobs in this state, `queued` or `running`.
+        model: Only jobs of this model reference, as it is stored.
+        method: Only jobs that call this method.
+        tags: Only jobs with all of these tags.
+        everything: Needed in order to cancel without any of these.
+
+    Returns:
+        How many have ended by that, and how many were told to stop.
+
+    Raises:
+        UsageError: If nothing says which jobs, or both a filter and `everything` do.
+    """
+    is_filtered = any(value is not None for value in (state, model, method)) or bool(tags)
+    if is_filtered == everything:
+        raise UsageError("Say which jobs to cancel: by state, model, method or tags, or else everything.")
+    return session().store.cancel_matching(state=state, model=model, method=method, tags=_tags(tags))

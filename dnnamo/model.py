@@ -4,7 +4,8 @@ The names and meanings come from the Dnnamo research project (github.com/rdadolf
 subset of the interface; a tool that needs more says so with `Unsupported`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 from dnnamo.errors import Unsupported
 from dnnamo.records import METHODS
 
-__all__ = ["Model", "StepClock", "capabilities", "step"]
+__all__ = ["Model", "StepClock", "capabilities", "listen_for_losses", "report_loss", "step"]
 
 
 class Model:
@@ -95,12 +96,16 @@ def _implements(model: object, method: str) -> bool:
 class StepClock:
     """Collects the wall times of the steps marked while it is entered; the runner's side of `step`.
 
+    Args:
+        on_step: Called after each step.
+
     Attributes:
         duration_ns: Time of each step that ended without an exception, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_step: Callable[[], None] = lambda: None) -> None:
         self.duration_ns: list[int] = []
+        self.on_step = on_step
 
     def __enter__(self) -> "StepClock":
         _clocks.append(self)
@@ -132,3 +137,26 @@ class step:  # noqa: N801 (used as `with dnnamo.step():`, and a class is the fas
         if kind is None:
             for clock in _clocks:
                 clock.duration_ns.append(duration)
+                clock.on_step()
+
+
+_loss_listeners: list[Callable[[float], None]] = []
+
+
+def report_loss(loss: float) -> None:
+    """Tell the loss of the step that has just ended to those who watch the job; call it outside of the step.
+
+    Only a model that marks its steps needs it: of the others Dnnamo sees each loss. Outside of a job it does nothing.
+    """
+    for listener in _loss_listeners:
+        listener(loss)
+
+
+@contextmanager
+def listen_for_losses(listener: Callable[[float], None]) -> Iterator[None]:
+    """Have a function called with each loss that is reported meanwhile; the runner's side of `report_loss`."""
+    _loss_listeners.append(listener)
+    try:
+        yield
+    finally:
+        _loss_listeners.remove(listener)

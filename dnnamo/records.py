@@ -20,10 +20,12 @@ __all__ = [
     "Artifact",
     "Attempt",
     "AttemptState",
+    "Backlog",
     "Cause",
     "Claim",
     "Device",
     "Environment",
+    "Evidence",
     "Gpu",
     "Job",
     "JobSpec",
@@ -32,10 +34,12 @@ __all__ = [
     "Outcome",
     "Predictions",
     "Profile",
+    "Progress",
     "Record",
     "Result",
     "State",
     "Steps",
+    "Verdict",
     "Warmup",
     "Worker",
 ]
@@ -43,8 +47,20 @@ __all__ = [
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 AttemptState = Literal["running", "succeeded", "failed", "cancelled", "lost", "handed_back"]
 Cause = Literal[
-    "user_error", "unsupported", "timeout", "cancelled", "signal", "oom_host", "oom_device", "lost", "quarantined"
+    "user_error",
+    "unsupported",
+    "timeout",
+    "output_limit",
+    "scratch_limit",
+    "process_limit",
+    "cancelled",
+    "signal",
+    "oom_host",
+    "oom_device",
+    "lost",
+    "quarantined",
 ]
+Verdict = Literal["clean", "tainted"]
 Device = Literal["cpu", "gpu"]
 Method = Literal[
     "get_inference_graph",
@@ -97,10 +113,16 @@ class JobSpec(Record, frozen=True, kw_only=True):
         n_steps: Counted steps; at least 1. Only running and profiling look at it.
         warmup: Steps before the counted ones; None warms up until the step time is steady.
         device: Device class, which is also the queue.
-        threads: Compute threads of the framework; None leaves the choice to it.
+        threads: Compute threads of the framework; None takes one for each core that the job has.
         priority: Of two queued jobs the one with the greater number starts first.
         timeout_s: Wall time that an attempt may take; None sets no limit.
+        memory_bytes: Resident memory that the processes of an attempt may have together; None takes the worker's limit.
+        output_bytes: What they may write to standard output and error; None takes the worker's limit.
+        scratch_bytes: Size that the attempt's scratch folder may reach; None takes the worker's limit.
         weights: Digest of a safetensors artifact that is set before the method is called.
+        python: Interpreter to run it with, an absolute path that the worker allows; None takes the worker's own.
+        repeats: How often a measurement that was disturbed is made again, at most.
+        tags: Words to find the job by, in alphabetical order.
 
     Raises:
         UsageError: If a value is out of its range; the message names the value and the range.
@@ -115,7 +137,13 @@ class JobSpec(Record, frozen=True, kw_only=True):
     threads: int | None = None
     priority: int = 0
     timeout_s: float | None = None
+    memory_bytes: int | None = None
+    output_bytes: int | None = None
+    scratch_bytes: int | None = None
     weights: str | None = None
+    python: str | None = None
+    repeats: int = 0
+    tags: list[str] = []
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -124,8 +152,16 @@ class JobSpec(Record, frozen=True, kw_only=True):
         _at_least("warmup", self.warmup, 0)
         _at_least("threads", self.threads, 1)
         _at_least("timeout", self.timeout_s, 0.001)
+        _at_least("memory", self.memory_bytes, 1)
+        _at_least("output", self.output_bytes, 0)
+        _at_least("scratch", self.scratch_bytes, 0)
+        _at_least("repeats", self.repeats, 0)
         if not -(2**31) <= self.priority < 2**31:
             raise UsageError(f"priority is {self.priority}; it must fit in 32 bits.")
+        if self.python is not None and not self.python.startswith("/"):
+            raise UsageError(f"python is {self.python!r}; it must be the absolute path of an interpreter.")
+        if not all(self.tags):
+            raise UsageError("A tag is empty; a tag is a word to find the job by.")
         if self.method == "set_weights" and self.weights is None:
             raise UsageError("set_weights needs weights to set; none were given.")
 
@@ -173,13 +209,66 @@ class Predictions(Record, frozen=True, kw_only=True):
     total_bytes: int
 
 
+class Evidence(Record, frozen=True, kw_only=True):
+    """What was seen of the machine while the counted steps ran.
+
+    Attributes:
+        wall_ns: Length of the window that was watched, from before the first counted step to after the last.
+        cores: CPU numbers that the measurement had.
+        own_cpu_ns: CPU time of the measuring process and of those that it started.
+        foreign_cpu_ns: CPU time that others, the kernel's interrupts included, took on these cores.
+        delayed_ns: Time that the measuring process's threads were ready to run and waited for a core.
+        steal_ns: Time that the hypervisor kept these cores for others.
+        throttles: How often they were slowed down for heat or power; None where the machine does not say.
+        foreign_gpu_pids: Processes of others on the GPU, before or after.
+        gpu_throttles: Why the GPU's clocks were held down, in NVML's words.
+        reasons: Why the measurement counts as disturbed, one sentence each; empty if it does not.
+        repeated: How often it was made again because it was.
+    """
+
+    wall_ns: int
+    cores: list[int]
+    own_cpu_ns: int
+    foreign_cpu_ns: int
+    delayed_ns: int = 0
+    steal_ns: int = 0
+    throttles: int | None = None
+    foreign_gpu_pids: list[int] = []
+    gpu_throttles: list[str] = []
+    reasons: list[str] = []
+    repeated: int = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """`clean`, or `tainted` if there is any reason to doubt the times."""
+        return "tainted" if self.reasons else "clean"
+
+
 class Result(Record, frozen=True, kw_only=True):
-    """What a method returned, apart from artifacts: step times, losses and scores of the counted steps."""
+    """What a method returned, apart from artifacts: step times, losses and scores of the counted steps.
+
+    `evidence` is there for methods that measure: what run or profile a model.
+    """
 
     steps: Steps | None = None
     loss: list[float | None] = []
     score: list[float | None] = []
     predictions: Predictions | None = None
+    evidence: Evidence | None = None
+
+
+class Progress(Record, frozen=True, kw_only=True):
+    """How far a running attempt is.
+
+    Attributes:
+        warmup: Warm-up steps done.
+        done: Counted steps done, of the spec's `n_steps`.
+        loss: Loss of the last training step, if it was told.
+    """
+
+    warmup: int = 0
+    done: int = 0
+    loss: float | None = None
 
 
 class Operation(Record, frozen=True, kw_only=True):
@@ -312,7 +401,7 @@ class Attempt(Record, frozen=True, kw_only=True):
 
 
 class Job(Record, frozen=True, kw_only=True):
-    """A stored spec with its state; `attempts` is oldest first."""
+    """A stored spec with its state; `attempts` is oldest first, `progress` is of the one that runs."""
 
     id: int
     spec: JobSpec
@@ -324,6 +413,7 @@ class Job(Record, frozen=True, kw_only=True):
     started: datetime | None
     ended: datetime | None
     attempts: list[Attempt]
+    progress: Progress | None = None
 
     @property
     def is_over(self) -> bool:
@@ -331,11 +421,31 @@ class Job(Record, frozen=True, kw_only=True):
         return self.state not in ("queued", "running")
 
 
+class Backlog(Record, frozen=True, kw_only=True):
+    """The queued jobs of one device class: how many, and since when the first of them waits."""
+
+    device: Device
+    queued: int
+    since: datetime
+
+
 class Worker(Record, frozen=True, kw_only=True):
-    """A worker as it last reported itself."""
+    """A worker as it last reported itself.
+
+    Attributes:
+        devices: What each slot computes on, as people read it (`cores 0-3`, `GPU-5b2f… with cores 4-7`).
+        set_aside: Devices that the worker no longer uses, each with the reason.
+        jobs: Ids of the jobs that it runs now.
+        polled: When it last looked for a job, or had no slot free to look for one.
+        seen: When it last reported itself.
+    """
 
     name: str
     queues: list[Device]
     slots: int
     started: datetime
+    polled: datetime
     seen: datetime
+    devices: list[str] = []
+    set_aside: list[str] = []
+    jobs: list[int] = []

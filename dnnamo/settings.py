@@ -4,19 +4,34 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from dnnamo.errors import UsageError
+from dnnamo.sizes import parse_size
 
 __all__ = ["Settings", "load_settings", "masked", "sources"]
 
 
 def _home() -> Path:
     return Path(os.environ.get("DNNAMO_HOME") or user_data_path("dnnamo")).expanduser().absolute()
+
+
+def _in_bytes(size: Any) -> Any:
+    return parse_size(size) if isinstance(size, str) else size
+
+
+_Size = Annotated[int, Field(ge=1), BeforeValidator(_in_bytes)]
+_Paths = Annotated[tuple[Path, ...], NoDecode]  # not JSON in the environment, but written as PATH is
 
 
 class Settings(BaseSettings):
@@ -37,11 +52,55 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that a stopping worker gives its jobs before it hands them back.",
     )
+    memory_limit: _Size | None = Field(
+        default=None, description="Resident memory that the processes of a job may have together, as in 8GiB."
+    )
+    output_limit: _Size = Field(
+        default=2**30, description="What a job may write to standard output and error, as in 500MB."
+    )
+    scratch_limit: _Size = Field(
+        default=10 * 2**30, description="Size that the scratch folder of a job may reach, as in 10GiB."
+    )
+    time_limit_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Seconds that an attempt at a job may take."
+    )
+    process_limit: int = Field(default=1000, ge=1, description="Processes that a job may have at once.")
+    pythons: _Paths = Field(
+        default=(),
+        description="Interpreters that a job may name, absolute paths; none but the worker's own if not set.",
+    )
+    model_roots: _Paths = Field(
+        default=(), description="Folders that model files must lie under, absolute paths; anywhere if not set."
+    )
 
-    @field_validator("home")
+    locks: Path = Field(
+        default=Path("/tmp/dnnamo-locks"),  # noqa: S108 (opened so that nobody can plant anything)
+        description="Folder of the locks of cores and GPUs, the same for all workers of a machine.",
+    )
+
+    @field_validator("home", "locks")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().absolute()
+    def _absolute(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()
+
+    @field_validator("pythons", "model_roots", mode="before")
+    @classmethod
+    def _listed(cls, paths: Any) -> Any:
+        if not isinstance(paths, str):
+            return paths
+        found = [path for path in paths.split(os.pathsep) if path]
+        if not found:  # and not "anywhere", which nobody means who sets it
+            raise ValueError("there is no path in it")
+        return found
+
+    @field_validator("pythons", "model_roots")
+    @classmethod
+    def _from_the_root(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        # Refused and not made absolute: what is allowed must not depend on the folder that a worker is started in.
+        expanded = tuple(Path(os.path.expanduser(path)) for path in paths)  # noqa: PTH111 (leaves unknown users as they are)
+        if relative := [str(path) for path in expanded if not path.is_absolute()]:
+            raise ValueError(f"{', '.join(relative)} must be absolute, beginning with / or ~/")
+        return expanded
 
     @classmethod
     def settings_customise_sources(
@@ -103,5 +162,6 @@ def masked(url: str) -> str:
 
 
 def _complaint(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    return f"Setting {name} (DNNAMO_{name.upper()} or config.toml) cannot be used: {error['msg']}."
+    name = error["loc"][0]
+    why = error["msg"].removeprefix("Value error, ")
+    return f"Setting {name} (DNNAMO_{name.upper()} or config.toml) cannot be used: {why}."

@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests needs."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,6 +8,12 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.servers import fresh_database, start_postgres, start_redis
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have the tests share this machine's cores with others who use them, rather than wait for them."""
+    os.environ["DNNAMO_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
 
 
 @pytest.fixture(scope="session")

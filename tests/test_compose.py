@@ -189,11 +189,19 @@ def test_a_worker_is_given_time_to_drain(device: Device) -> None:
 @each_device
 def test_models_have_the_same_path_inside_and_cannot_be_changed(device: Device) -> None:
     service = SERVICES[f"worker-{device}"]
-    (models,) = service["volumes"]
+    models, _ = service["volumes"]
     assert models["source"] == models["target"] == service["working_dir"]
     assert REQUIRED.fullmatch(models["source"])
     assert models["read_only"]
     assert models["bind"] == {"create_host_path": False}
+
+
+@each_device
+def test_workers_of_a_host_share_the_locks_of_its_cores(device: Device) -> None:
+    service = SERVICES[f"worker-{device}"]
+    assert f"locks:{service['environment']['DNNAMO_LOCKS']}" in service["volumes"]
+    folder = service["environment"]["DNNAMO_LOCKS"]
+    assert f"mkdir --mode=1777 {folder}\n" in (ROOT / "workers" / f"Dockerfile.{device}").read_text()
 
 
 @each_device

@@ -110,7 +110,7 @@ def test_the_walk_finds_modules_and_imports() -> None:
         ("dnnamo.errors", ()),
         ("dnnamo.records", ("dnnamo.errors",)),
         ("dnnamo.model", ("dnnamo.records", "dnnamo.errors")),
-        ("dnnamo.settings", ("dnnamo.errors",)),
+        ("dnnamo.settings", ("dnnamo.errors", "dnnamo.sizes")),
         ("dnnamo.profiles", ("dnnamo.records", "dnnamo.errors")),
         ("dnnamo_storage", ("dnnamo.records", "dnnamo.errors")),
     ],

@@ -9,8 +9,10 @@ from dnnamo.records import (
     METHODS,
     Artifact,
     Attempt,
+    Backlog,
     Claim,
     Environment,
+    Evidence,
     Gpu,
     Job,
     JobSpec,
@@ -18,6 +20,7 @@ from dnnamo.records import (
     Outcome,
     Predictions,
     Profile,
+    Progress,
     Result,
     Steps,
     Warmup,
@@ -42,11 +45,23 @@ ENVIRONMENT = Environment(
 )
 OPERATION = Operation(name="aten::mm", calls=2, self_ns=3, total_ns=4, device_ns=5, shapes=[[1, 2], []])
 PROFILE = Profile(source="kineto", step_ns=[10, 20], covered_ns=15, operations=[OPERATION])
+EVIDENCE = Evidence(
+    wall_ns=10,
+    cores=[0, 2],
+    own_cpu_ns=9,
+    foreign_cpu_ns=1,
+    throttles=0,
+    foreign_gpu_pids=[7],
+    gpu_throttles=["hardware slowdown"],
+    reasons=["the GPU was used by other processes: 7"],
+    repeated=2,
+)
 RESULT = Result(
     steps=Steps(count=1, duration_ns=[2**62], warmup=Warmup(count=1, duration_ns=[7])),
     loss=[0.1, None],
     score=[None, 0.5],
     predictions=Predictions(kept=1, total=2, total_bytes=3),
+    evidence=EVIDENCE,
 )
 ARTIFACT = Artifact(name="log.txt", media_type="text/plain", digest="ab", size=3)
 OUTCOME = Outcome(
@@ -72,6 +87,7 @@ JOB = Job(
     started=NOW,
     ended=None,
     attempts=[ATTEMPT],
+    progress=Progress(warmup=3, done=1, loss=0.5),
 )
 RECORDS = [
     SPEC,
@@ -82,7 +98,18 @@ RECORDS = [
     OUTCOME,
     JOB,
     Claim(job_id=1, attempt=2, token="t", spec=SPEC),
-    Worker(name="w", queues=["cpu", "gpu"], slots=2, started=NOW, seen=NOW),
+    Worker(
+        name="w",
+        queues=["cpu", "gpu"],
+        slots=2,
+        started=NOW,
+        polled=NOW,
+        seen=NOW,
+        devices=["core 0", "GPU-1 with core 1"],
+        set_aside=["GPU-1 does not answer"],
+        jobs=[3],
+    ),
+    Backlog(device="gpu", queued=3, since=NOW),
 ]
 
 
@@ -121,6 +148,12 @@ def test_params_keep_their_json_types():
         ({"priority": 2**31}, ["priority is 2147483648", "32 bits"]),
         ({"priority": -(2**31) - 1}, ["priority is -2147483649"]),
         ({"method": "set_weights"}, ["set_weights needs weights"]),
+        ({"memory_bytes": 0}, ["memory is 0", "at least 1"]),
+        ({"output_bytes": -1}, ["output is -1", "at least 0"]),
+        ({"scratch_bytes": -1}, ["scratch is -1", "at least 0"]),
+        ({"repeats": -1}, ["repeats is -1", "at least 0"]),
+        ({"python": "bin/python"}, ["python is 'bin/python'", "absolute path"]),
+        ({"tags": ["a", ""]}, ["A tag is empty"]),
     ],
 )
 def test_a_spec_out_of_range_names_the_value_and_the_range(values, says):
@@ -203,3 +236,8 @@ def test_the_digest_depends_on_every_field(field):
 )
 def test_a_job_is_over_once_it_ended(state, is_over):
     assert msgspec.structs.replace(JOB, state=state).is_over is is_over
+
+
+def test_a_measurement_is_tainted_by_any_reason():
+    assert EVIDENCE.verdict == "tainted"
+    assert Evidence(wall_ns=1, cores=[0], own_cpu_ns=1, foreign_cpu_ns=1).verdict == "clean"

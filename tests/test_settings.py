@@ -86,12 +86,74 @@ def test_sources_say_where_each_value_comes_from(config, monkeypatch):
     config.write_text('broker_url = "redis://file"\ndrain_s = 1')
     monkeypatch.setenv("DNNAMO_DRAIN_S", "2")
 
-    assert sources() == {
+    found = sources()
+    assert list(found) == list(Settings.model_fields)
+    assert {name: source for name, source in found.items() if source != "default"} == {
         "home": "DNNAMO_HOME",
-        "database_url": "default",
         "broker_url": str(config),
         "drain_s": "DNNAMO_DRAIN_S",
     }
+
+
+def test_a_job_is_limited_in_what_it_writes_and_in_nothing_that_takes_a_choice():
+    settings = load_settings()
+
+    assert (settings.output_limit, settings.scratch_limit, settings.process_limit) == (2**30, 10 * 2**30, 1000)
+    assert (settings.memory_limit, settings.time_limit_s) == (None, None)
+    assert (settings.pythons, settings.model_roots) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GiB", 8 * 2**30), ("500MB", 500_000_000), ("123", 123), ("1.5 KiB", 1536), ("1", 1)]
+)
+@pytest.mark.parametrize("name", ["memory_limit", "output_limit", "scratch_limit"])
+def test_a_size_has_a_unit_or_is_in_bytes(name, text, size, monkeypatch):
+    monkeypatch.setenv(f"DNNAMO_{name.upper()}", text)
+
+    assert getattr(load_settings(), name) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("memory_limit", "0", "greater than or equal to 1"),
+        ("output_limit", "0 GB", "greater than or equal to 1"),
+        ("scratch_limit", "-5GB", "write 2GiB, 500MB"),
+        ("memory_limit", "5 parsecs", "write 2GiB, 500MB"),
+        ("memory_limit", "inf", "write 2GiB, 500MB"),
+        ("time_limit_s", "0", "greater than 0"),
+        ("time_limit_s", "nan", "finite"),
+        ("process_limit", "0", "greater than or equal to 1"),
+        ("pythons", "bin/python:/usr/bin/python", "bin/python must be absolute"),
+        ("model_roots", "models", "models must be absolute"),
+        ("model_roots", "~absent-given-user/models", "must be absolute"),
+        ("model_roots", ":", "no path in it"),
+    ],
+)
+def test_a_limit_that_cannot_be_used_says_what_can(name, text, says, monkeypatch):
+    monkeypatch.setenv(f"DNNAMO_{name.upper()}", text)
+
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert f"Setting {name} (DNNAMO_{name.upper()} or config.toml) cannot be used: " in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pythons", "model_roots"])
+def test_paths_are_listed_as_in_path_or_in_toml(name, config, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/u")
+    config.write_text(f'{name} = ["/from/file"]')
+    assert getattr(load_settings(), name) == (Path("/from/file"),)
+
+    monkeypatch.setenv(f"DNNAMO_{name.upper()}", "/a b/c::~/d")
+    assert getattr(load_settings(), name) == (Path("/a b/c"), Path("/home/u/d"))
+
+
+def test_one_path_of_a_list_in_the_file_is_named_by_its_setting(config):
+    config.write_text('pythons = ["/usr/bin/python3", 3]')
+
+    with pytest.raises(UsageError, match=r"Setting pythons \(DNNAMO_PYTHONS or config.toml\)"):
+        load_settings()
 
 
 @pytest.mark.parametrize("value", ["soon", "-1"])

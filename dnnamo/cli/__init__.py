@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from dnnamo.cli import admin, jobs, operations, run, services
+from dnnamo.cli import admin, jobs, operations, run, services, workers
 from dnnamo.cli.output import note
 from dnnamo.errors import DnnamoError
 
@@ -33,6 +33,7 @@ for verb in (
     jobs.wait,
     jobs.cancel,
     operations.ops,
+    workers.workers,
     services.worker,
     services.up,
     admin.doctor,

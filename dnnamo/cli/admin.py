@@ -9,6 +9,7 @@ import typer
 
 from dnnamo.cli.output import Format, Output, show_rows
 from dnnamo.errors import DnnamoError, InfrastructureError
+from dnnamo.sizes import as_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +40,22 @@ def config(output: Output = Format.table) -> None:
 
     settings, origin = load_settings(), sources()
     values = {
-        "home": str(settings.home),
+        **settings.model_dump(mode="json"),
         "database_url": masked(settings.database),
         "broker_url": masked(settings.broker) if settings.broker else None,
-        "drain_s": settings.drain_s,
     }
+    if output is Format.table:
+        values |= _readable(settings)
     rows = [{"setting": name, "value": value, "source": origin[name]} for name, value in values.items()]
     show_rows(rows, ("setting", "value", "source"), output)
+
+
+def _readable(settings: "Settings") -> dict[str, str]:
+    """Return the sizes and the lists of paths as people write them."""
+    given = dict(settings)
+    limits = ("memory_limit", "output_limit", "scratch_limit")
+    sizes = {name: as_size(given[name]) for name in limits if given[name] is not None}
+    return sizes | {name: ":".join(map(str, value)) for name, value in given.items() if isinstance(value, tuple)}
 
 
 class _Finding(NamedTuple):

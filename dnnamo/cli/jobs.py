@@ -1,41 +1,46 @@
 """`ls`, `show`, `logs`, `wait`, `cancel`: the verbs about jobs that there are."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dnnamo import client, records
-from dnnamo.cli.output import Format, Output, note, progress, show_lines, show_object, show_rows
-from dnnamo.cli.summary import describe, listed, story
+from dnnamo.cli.output import Format, Output, note, show_lines, show_object, show_rows
+from dnnamo.cli.summary import counted, describe, listed, story
+from dnnamo.cli.waiting import note_waiting, warn_if_stuck, watch, why_waiting_here
 from dnnamo.errors import JobFailed, UsageError
 
-__all__ = ["cancel", "logs", "ls", "show", "wait", "warn_if_unserved"]
+__all__ = ["cancel", "logs", "ls", "show", "wait"]
 
 Id = Annotated[int, typer.Argument(help="Id of the job.", show_default=False)]
 Ids = Annotated[list[int], typer.Argument(help="Ids of the jobs.", show_default=False)]
 
-_READ = ("id", "state", "method", "model", "device", "params", "age")
-_COLUMNS = ("id", "state", "cause", "method", "model", "device", "params", "created")
+Model = Annotated[str | None, typer.Option(help="Only jobs of this model reference.")]
+Method = Annotated[records.Method | None, typer.Option(help="Only jobs that call this method.")]
+Tags = Annotated[list[str] | None, typer.Option(metavar="WORD", help="Only jobs with this tag; repeatable.")]
+
+_READ = ("id", "state", "method", "model", "device", "params", "tags", "progress", "age")
+_RARE = ("tags", "progress")
+"""Columns that the table leaves out where they would be empty."""
+_COLUMNS = ("id", "state", "cause", "method", "model", "device", "params", "created", "tags", "progress")
 
 
 def ls(
     state: Annotated[records.State | None, typer.Option(help="Only jobs in this state.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only jobs of this model reference.")] = None,
-    method: Annotated[records.Method | None, typer.Option(help="Only jobs that call this method.")] = None,
+    model: Model = None,
+    method: Method = None,
+    tag: Tags = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000_000)] = 100,
     output: Output = Format.table,
 ) -> None:
     """List jobs, newest first."""
-    found = client.jobs(state=state, model=model, method=method, limit=limit)
+    found = client.session().store.jobs(state=state, model=model, method=method, tags=tag or (), limit=limit)
     if output is Format.table:
-        show_rows([listed(job.record) for job in found], _READ, output)
+        rows = [listed(record) for record in found]
+        show_rows(rows, [name for name in _READ if name not in _RARE or any(row[name] for row in rows)], output)
     else:
-        show_rows([_row(job.record) for job in found], _COLUMNS, output)
-    here = client.session()
-    for device in records.DEVICES:
-        waiting = here.store.queued(device, limit=1)
-        if waiting and not here.is_served(device):
-            note(f"Queued jobs wait: no worker serves queue {device}. Start one with `dnnamo worker --queue {device}`.")
+        show_rows([_row(record) for record in found], _COLUMNS, output)
+    note_waiting(why_waiting_here())
 
 
 def _row(record: records.Job) -> dict[str, Any]:
@@ -66,30 +71,43 @@ def wait(
     """Wait until jobs are over; the exit code says whether all succeeded."""
     handles = [client.job(job_id) for job_id in ids]
     for job in handles:
-        warn_if_unserved(job)
-        with progress(f"job {job.id}: {job.spec.method} of {job.spec.model}"):
-            try:
-                job.wait(timeout=timeout)
-            except TimeoutError as error:
-                raise UsageError(str(error)) from error
+        warn_if_stuck(job)
+        try:
+            watch(job, timeout)
+        except TimeoutError as error:
+            raise UsageError(str(error)) from error
+        except KeyboardInterrupt:
+            note(f"Job {job.id} is {job.state} and goes on; `dnnamo cancel {job.id}` ends it.")
+            raise
     for job in handles:
         record = job.record
         if record.state != "succeeded":
             raise JobFailed(job.id, state=record.state, cause=record.cause, message=record.message)
 
 
-def warn_if_unserved(job: client.JobHandle) -> None:
-    """Say so if a job is queued for a device class that nobody serves."""
-    device = job.spec.device
-    if job.state == "queued" and not client.session().is_served(device):
-        note(f"No worker serves queue {device} at the moment; job {job.id} waits for `dnnamo worker --queue {device}`.")
+def cancel(
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of the jobs.", show_default=False)] = None,
+    state: Annotated[Literal["queued", "running"] | None, typer.Option(help="Only jobs in this state.")] = None,
+    model: Model = None,
+    method: Method = None,
+    tag: Tags = None,
+    everything: Annotated[bool, typer.Option("--all", help="All jobs that are not over.")] = False,
+) -> None:
+    """Cancel jobs, by their ids or all that match: queued ones at once, running ones within seconds."""
+    is_chosen = everything or bool(tag) or any(value is not None for value in (state, model, method))
+    if bool(ids) == is_chosen:
+        raise UsageError("Say which jobs to cancel: either their ids, or --tag, --state, --model, --method, or --all.")
+    if ids:
+        _cancel(ids)
+        return
+    done = client.cancel(state=state, model=model, method=method, tags=tag or (), everything=everything)
+    note(f"{counted(done.ended, 'queued job')} cancelled, {counted(done.asked, 'running job')} told to stop.")
 
 
-def cancel(ids: Ids) -> None:
-    """Cancel jobs: queued ones at once, running ones within seconds."""
+def _cancel(ids: list[int]) -> None:
     for job in [client.job(job_id) for job_id in ids]:
         before = job.record
         if before.is_over:
-            note(f"Job {job.id} has {before.state} already.")
+            note(f"Job {job.id} is over already: {before.state}.")
         else:
             note(f"Job {job.id}: {'cancelled' if job.cancel() == 'cancelled' else 'told to stop'}.")

@@ -4,14 +4,14 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Format", "Output", "note", "progress", "show_lines", "show_object", "show_rows"]
+__all__ = ["Format", "Output", "Tell", "note", "progress", "show_lines", "show_object", "show_rows"]
 
 _NUMBER = re.compile(r"-?[\d,.]*%?$")
 _SHORT = 18
@@ -36,13 +36,27 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def progress(text: str) -> AbstractContextManager[object]:
-    """Show that something goes on, if somebody is looking."""
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        return nullcontext()
-    from rich.console import Console
+Tell = Callable[[str, int, int | None], None]
+"""Says how far something is: in words, and as so many done of how many; without the latter the bar only moves."""
 
-    return Console(stderr=True).status(text)
+
+@contextmanager
+def progress(name: str) -> Iterator[Tell]:
+    """Show that something goes on and how far it is, if somebody is looking; nothing of it stays."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield _tell_nobody
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    heading, said = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[said]}"))
+    with Progress(heading, BarColumn(16), said, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(name, total=None, said="")
+        yield lambda text, done, of: shown.update(task, completed=done, total=of, said=text)
+
+
+def _tell_nobody(text: str, done: int, of: int | None) -> None:
+    """Be silent, as there is no terminal."""
 
 
 def show_rows(rows: Sequence[Row], columns: Sequence[str], format: Format) -> None:  # noqa: A002

@@ -11,7 +11,7 @@ from dnnamo.records import DEVICES, Device
 
 __all__ = ["up", "worker"]
 
-Slots = Annotated[int, typer.Option(help="Jobs that run side by side.", min=1)]
+Slots = Annotated[int, typer.Option(help="CPU jobs that run side by side; of GPU jobs it is one a GPU.", min=1)]
 
 
 def worker(
@@ -30,7 +30,7 @@ def worker(
         )
     devices = [_device(name) for name in queue or ["cpu"]]
     _log_to_stderr()
-    note(f"Serving {', '.join(devices)} with {_slots(slots)}. Stop with Ctrl-C.")
+    note(f"Serving {', '.join(devices)}. Stop with Ctrl-C.")
     raise typer.Exit(run_worker(settings, devices, slots=slots))
 
 
@@ -56,13 +56,9 @@ def up(slots: Slots = 1) -> None:
             settings = settings.model_copy(update={"broker_url": SecretStr(url)})
         devices = device_classes()
         _log_to_stderr()
-        note(f"Serving {', '.join(devices)} with {_slots(slots)}. Stop with Ctrl-C. In another terminal:")
+        note(f"Serving {', '.join(devices)}. Stop with Ctrl-C. In another terminal:")
         typer.echo(f"export DNNAMO_BROKER_URL={settings.broker}")
         raise typer.Exit(run_worker(settings, devices, slots=slots))
-
-
-def _slots(count: int) -> str:
-    return "1 slot" if count == 1 else f"{count} slots"
 
 
 def _device(name: str) -> Device:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dnnamo.client import JobHandle
-from dnnamo.records import Attempt, Environment, Job, Operation, Steps
+from dnnamo.records import Attempt, Environment, Evidence, Job, JobSpec, Operation, Steps
+from dnnamo.sizes import as_size
 
-__all__ = ["age", "describe", "lines", "listed", "story"]
+__all__ = ["age", "counted", "describe", "lines", "listed", "standing", "story"]
 
-_SPEC = ("method", "model", "device", "params", "n_steps", "threads", "priority", "timeout_s")
 _TIMES = ("created", "started", "ended")
 
 
@@ -23,11 +23,13 @@ def describe(job: JobHandle) -> dict[str, Any]:
     return {
         "id": job.id,
         **{name: stored[name] for name in ("state", "cause", "message")},
-        **{name: stored["spec"][name] for name in _SPEC},
+        **stored["spec"],
+        "progress": stored["progress"],
         "steps": _steps(result.steps),
         "loss": result.loss,
         "score": result.score,
         "predictions": result.predictions and result.predictions.to_dict(),
+        "evidence": _evidence(result.evidence),
         "environment": environment and environment.to_dict(),
         **{name: stored[name] for name in (*_TIMES, "attempts")},
         "artifacts": [artifact.to_dict() for artifact in job.artifacts],
@@ -36,6 +38,10 @@ def describe(job: JobHandle) -> dict[str, Any]:
 
 def _steps(steps: Steps | None) -> dict[str, Any] | None:
     return {**steps.to_dict(), "median_ns": steps.median_ns} if steps else None
+
+
+def _evidence(evidence: Evidence | None) -> dict[str, Any] | None:
+    return {"verdict": evidence.verdict, **evidence.to_dict()} if evidence else None
 
 
 def listed(record: Job) -> dict[str, Any]:
@@ -47,13 +53,31 @@ def listed(record: Job) -> dict[str, Any]:
         "model": record.spec.model,
         "device": record.spec.device,
         "params": _params(record),
+        "tags": " ".join(record.spec.tags),
+        "progress": standing(record),
         "age": age(record.created),
     }
 
 
-def age(then: datetime) -> str:
-    """Return how long ago something was, to its largest unit."""
-    seconds = int((datetime.now(UTC) - then.replace(tzinfo=UTC)).total_seconds())
+def standing(record: Job) -> str:
+    """Return how far a running job is, in words; empty if it is not running or has said nothing yet."""
+    progress = record.progress
+    if progress is None or record.state != "running":
+        return ""
+    if not progress.done:
+        return f"warm up, {counted(progress.warmup, 'step')}"
+    loss = "" if progress.loss is None else f", loss {progress.loss:.4g}"
+    return f"{progress.done}/{record.spec.n_steps} steps{loss}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something, in words."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def age(then: datetime, now: datetime | None = None) -> str:
+    """Return how long ago something was, by default from now, to its largest unit."""
+    seconds = int(((now or datetime.now(UTC)) - then).total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit}"
@@ -68,7 +92,7 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     """Return all that `show` says of a job, as pairs of a heading and a line."""
     record = job.record
     spec = record.spec
-    given = {"steps": spec.n_steps, "threads": spec.threads, "priority": spec.priority or None, "limit": spec.timeout_s}
+    given = {"steps": spec.n_steps, "threads": spec.threads, "priority": spec.priority or None}
     said = [(f"job {job.id}", f"{record.state}{f' ({record.cause})' if record.cause else ''}")]
     if record.message:
         said.append(("message", record.message))
@@ -76,11 +100,28 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     if spec.params:
         said.append(("params", _params(record)))
     said.append(("queue", " · ".join([spec.device, *(f"{name} {it}" for name, it in given.items() if it is not None)])))
+    said += _asked(spec)
     said.append(("created", f"{record.created:%Y-%m-%d %H:%M:%S} UTC, {age(record.created)} ago"))
     said += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in record.attempts]
+    if so_far := standing(record):
+        said.append(("progress", so_far))
     said += lines(job)
     said += [("file", f"{artifact.name}, {artifact.size:,} bytes") for artifact in job.artifacts]
     return said
+
+
+def _asked(spec: JobSpec) -> list[tuple[str, str]]:
+    """Return what a job has of the options that few jobs have."""
+    sizes = {"memory": spec.memory_bytes, "output": spec.output_bytes, "scratch": spec.scratch_bytes}
+    limits = [] if spec.timeout_s is None else [f"{spec.timeout_s:g} s"]
+    limits += [f"{name} {as_size(size)}" for name, size in sizes.items() if size is not None]
+    asked = {
+        "limits": " · ".join(limits),
+        "python": spec.python,
+        "repeat": f"at most {counted(spec.repeats, 'time')} if disturbed" if spec.repeats else "",
+        "tags": " ".join(spec.tags),
+    }
+    return [(heading, text) for heading, text in asked.items() if text]
 
 
 def _attempt(attempt: Attempt) -> str:
@@ -97,6 +138,8 @@ def lines(job: JobHandle) -> list[tuple[str, str]]:
     if result.steps:
         said.append(("warm up", f"{result.steps.warmup.count} steps"))
         said.append(("steps", _times(result.steps, profiled=job.spec.method.startswith("profile_"))))
+    if result.evidence:
+        said.append(("quality", _quality(result.evidence)))
     if result.loss and result.loss[0] is not None:
         said.append(("loss", f"{result.loss[0]:.4g} at the first counted step, {result.loss[-1]:.4g} at the last"))
     if job.spec.method.startswith("profile_") and job.state == "succeeded":
@@ -118,6 +161,11 @@ def _times(steps: Steps, *, profiled: bool) -> str:
     late = statistics.quantiles(times, n=20)[-1] if len(times) > 1 else times[0]
     under = " with the profiler on" if profiled else ""
     return f"{steps.count} steps  median {_ms(statistics.median(times))} ms  p95 {_ms(late)} ms{under}"
+
+
+def _quality(evidence: Evidence) -> str:
+    verdict = f"tainted: {'; '.join(evidence.reasons)}" if evidence.reasons else "clean"
+    return f"{verdict} (measured {counted(evidence.repeated + 1, 'time')})" if evidence.repeated else verdict
 
 
 def _ms(duration_ns: float) -> str:

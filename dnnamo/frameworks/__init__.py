@@ -8,15 +8,34 @@ is imported before a model has imported the framework itself, and nothing branch
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from dnnamo.errors import ModelError
+from dnnamo.plugins import installed
 from dnnamo.records import Device, Profile
 
-__all__ = ["Framework", "in_use", "interpret", "render_graph"]
+__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "interpret", "plugin_module", "render_graph"]
 
 _BUILT_IN = {"torch": "dnnamo.frameworks.pytorch", "tensorflow": "dnnamo.frameworks.tensorflow"}
+
+
+class Preload(NamedTuple):
+    """What a process imports of a framework before it knows its job.
+
+    Attributes:
+        modules: What is imported late otherwise, by the first profile of a process for example.
+        forks: Whether a process that has imported it may be forked: it has one thread, if thread counts are 1.
+    """
+
+    modules: tuple[str, ...]
+    forks: bool
+
+
+PRELOADS = {
+    "torch": Preload(modules=("torch._dynamo", "torch.profiler"), forks=True),
+    "tensorflow": Preload(modules=("keras",), forks=False),
+}
+"""The frameworks that are worth importing ahead of need, by package."""
 
 
 class Framework(Protocol):
@@ -31,6 +50,12 @@ class Framework(Protocol):
     def threads(self) -> dict[str, int]:
         """Return the framework's thread counts by what they configure."""
 
+    def set_threads(self, count: int) -> None:
+        """Have the framework compute with so many threads.
+
+        It may have been imported before the environment said so. One that reads it later has nothing to do.
+        """
+
     def check_device(self, device: Device) -> None:
         """Raise `Unsupported` if the framework cannot compute on such a device here."""
 
@@ -42,7 +67,12 @@ class Framework(Protocol):
 
 
 def _known() -> dict[str, str]:
-    return _BUILT_IN | {entry.name: entry.value for entry in entry_points(group="dnnamo.frameworks")}
+    return {**_BUILT_IN, **installed("dnnamo.frameworks")}
+
+
+def plugin_module(package: str) -> str:
+    """Return the name of the module with a framework's plug-in functions."""
+    return _known()[package]
 
 
 def in_use() -> Iterator[Framework]:

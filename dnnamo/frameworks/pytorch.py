@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
-from dnnamo.model import Model, step
+from dnnamo.model import Model, report_loss, step
 from dnnamo.profiles.kineto import STEP_MARK, profile_from_events
 from dnnamo.records import Device, Profile
 
@@ -174,8 +174,9 @@ class TorchModel(Model):
             torch.autograd.backward(loss)
             optimizer.step()
             self._synchronise()
+        report_loss(value := float(loss.detach()))
         with torch.no_grad():
-            return float(loss), None if self._score is None else float(self._score(outputs, targets))
+            return value, None if self._score is None else float(self._score(outputs, targets))
 
     def _batch(self) -> Batch:
         batch = self._make_batch()
@@ -230,6 +231,11 @@ def libraries() -> dict[str, str]:
 def threads() -> dict[str, int]:
     """Return the sizes of PyTorch's thread pools."""
     return {"torch.intraop": torch.get_num_threads(), "torch.interop": torch.get_num_interop_threads()}
+
+
+def set_threads(count: int) -> None:
+    """Set the size of the pool that operations share among them."""
+    torch.set_num_threads(count)
 
 
 def check_device(device: Device) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
-from dnnamo.model import Model, step
+from dnnamo.model import Model, report_loss, step
 from dnnamo.profiles.xspace import profile_from_xspace
 from dnnamo.records import Device, Profile
 
@@ -142,7 +142,8 @@ class KerasModel(Model):
         with step(), mark():
             loss, outputs = self._training_step(*batch)
             self._synchronise()
-        return float(loss), None if self._score is None else float(np.mean(self._score(batch[1], outputs)))
+        report_loss(value := float(loss))
+        return value, None if self._score is None else float(np.mean(self._score(batch[1], outputs)))
 
     def _forward(self, inputs: Any) -> Any:
         return self._model(inputs, training=False)
@@ -302,6 +303,10 @@ def threads() -> dict[str, int]:
 def _from_environment(name: str) -> int:
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() and int(value) else len(os.sched_getaffinity(0))
+
+
+def set_threads(count: int) -> None:
+    """Do nothing: TensorFlow makes its thread pools when it first computes, by TF_NUM_*_THREADS as they are then."""
 
 
 def check_device(device: Device) -> None:

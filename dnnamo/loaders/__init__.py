@@ -7,15 +7,15 @@ the model. The built-in ones stand in `_BUILT_IN`, others under the entry-point 
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from dnnamo.errors import LoaderError, ModelNotFound
 from dnnamo.loaders.files import from_file, from_module
 from dnnamo.model import capabilities
+from dnnamo.plugins import installed
 
 __all__ = ["load", "locate"]
 
@@ -23,7 +23,7 @@ _BUILT_IN = {"demo": "dnnamo.loaders.demos"}
 
 
 def _schemes() -> dict[str, str]:
-    return _BUILT_IN | {entry.name: entry.value for entry in entry_points(group="dnnamo.loaders")}
+    return {**_BUILT_IN, **installed("dnnamo.loaders")}
 
 
 def locate(reference: str) -> str:
@@ -47,22 +47,25 @@ def locate(reference: str) -> str:
     return f"{path}:{factory}" if factory else str(path)
 
 
-def load(reference: str, params: Mapping[str, Any]) -> Any:
+def load(reference: str, params: Mapping[str, Any], *, roots: Sequence[str] = ()) -> Any:
     """Load the model that a reference names.
 
     Args:
         reference: As `locate` returns it.
         params: Keyword arguments for the model's loader.
+        roots: Folders that a model's file or module must lie under; none for anywhere. Installed modules and schemes
+            may be used all the same.
 
     Returns:
         An object that implements at least one method of the wrapped-model interface.
 
     Raises:
         ModelNotFound: If there is no such file, module or name.
+        Unsupported: If it lies under none of the roots.
         LoaderError: If the loader is missing, refuses the arguments, or returns something else.
         Exception: Whatever the user's own code raises while it is imported or called.
     """
-    make = _maker(reference)
+    make = _maker(reference, roots)
     _check_arguments(make, params, reference)
     model = make(**params)
     if isinstance(model, type) or not capabilities(model):
@@ -80,14 +83,14 @@ def _kind(value: object) -> str:
     return f"a {type(value).__module__}.{type(value).__qualname__}"
 
 
-def _maker(reference: str) -> Callable[..., Any]:
+def _maker(reference: str, roots: Sequence[str]) -> Callable[..., Any]:
     name, rest = _split(reference)
     scheme = _schemes().get(name)
     if scheme is not None:
         return _scheme_loader(scheme, rest or "")
     if _is_file(name):
-        return from_file(Path(name), factory=rest)
-    return from_module(name, factory=rest)
+        return from_file(Path(name), factory=rest, roots=roots)
+    return from_module(name, factory=rest, roots=roots)
 
 
 def _scheme_loader(module: str, name: str) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Python files and modules that expose `__dnnamo_loader__` or another function that returns a model."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -9,14 +9,16 @@ from types import ModuleType
 from typing import Any
 
 from dnnamo.errors import LoaderError, ModelNotFound
+from dnnamo.loaders.roots import allowed_file, check_module, is_under
 
 __all__ = ["from_file", "from_module"]
 
 _LOADER = "__dnnamo_loader__"
 
 
-def from_file(path: Path, *, factory: str | None = None) -> Callable[..., Any]:
+def from_file(path: Path, *, factory: str | None = None, roots: Sequence[str] = ()) -> Callable[..., Any]:
     """Run a Python file and return its loader; the file's own folder is on the import path, as for a script."""
+    path = allowed_file(path, roots)
     if not path.is_file():
         raise ModelNotFound(f"There is no model file {path} on this machine.")
     # A name of its own, as torch.py would otherwise pass for PyTorch.
@@ -31,13 +33,15 @@ def from_file(path: Path, *, factory: str | None = None) -> Callable[..., Any]:
     return _loader(module, factory, str(path))
 
 
-def from_module(name: str, *, factory: str | None = None) -> Callable[..., Any]:
-    """Import a module, from the working folder too, and return its loader."""
+def from_module(name: str, *, factory: str | None = None, roots: Sequence[str] = ()) -> Callable[..., Any]:
+    """Import a module and return its loader; the working folder is on the import path, if models may lie there."""
     if name.startswith("."):
         raise ModelNotFound(
             f"There is no module {name!r}: give its full name (package.module), or a file ending in .py."
         )
-    sys.path.insert(0, str(Path.cwd()))
+    if not roots or is_under(Path.cwd(), roots):
+        sys.path.insert(0, str(Path.cwd()))
+    check_module(name, roots)
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
@@ -48,7 +52,7 @@ def from_module(name: str, *, factory: str | None = None) -> Callable[..., Any]:
             f"There is no module {name!r}: {error.name!r} is neither installed nor in {Path.cwd()}. A model file needs "
             "its .py ending; the networks that come with Dnnamo are demo:NAME."
         ) from error
-    return _loader(module, factory, f"{name} ({module.__file__})")
+    return _loader(module, factory, f"{name} ({getattr(module, '__file__', None) or 'no file'})")
 
 
 def _loader(module: ModuleType, factory: str | None, reference: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import pynvml
 from dnnamo.frameworks import in_use
 from dnnamo.records import Environment, Gpu
 
-__all__ = ["THREAD_VARIABLES", "describe", "gpus_and_driver"]
+__all__ = ["CACHE_VARIABLES", "THREAD_VARIABLES", "describe", "gpus_and_driver"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -22,6 +22,9 @@ THREAD_VARIABLES = (
     "TF_NUM_INTEROP_THREADS",
 )
 """What sets the sizes of the frameworks' thread pools, if it is set before they start."""
+
+CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""What says where compiled kernels are kept, which takes too long to do again for each job."""
 
 
 def describe() -> Environment:
@@ -71,21 +74,35 @@ def _lines(path: Path) -> list[str]:
 
 
 def gpus_and_driver() -> tuple[list[Gpu], str | None]:
-    """Return the GPUs of this machine as NVML sees them, and the driver's version; empty and None without a driver."""
+    """Return the GPUs of this machine as NVML sees them, and the driver's version; empty and None without a driver.
+
+    A GPU that does not answer is left out.
+    """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no NVIDIA driver
         return [], None
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [_gpu(handle) for handle in handles], pynvml.nvmlSystemGetDriverVersion()
+        found = map(_gpu, range(pynvml.nvmlDeviceGetCount()))
+        return [gpu for gpu in found if gpu is not None], pynvml.nvmlSystemGetDriverVersion()
     finally:
         pynvml.nvmlShutdown()
 
 
-def _gpu(handle: object) -> Gpu:
-    return Gpu(
-        name=pynvml.nvmlDeviceGetName(handle),
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-    )
+def _gpu(index: int) -> Gpu | None:
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        return Gpu(
+            name=pynvml.nvmlDeviceGetName(handle),
+            uuid=pynvml.nvmlDeviceGetUUID(handle),
+            memory_bytes=_memory_bytes(handle),
+        )
+    except pynvml.NVMLError:  # it fell off the bus, for example
+        return None
+
+
+def _memory_bytes(handle: object) -> int:
+    try:
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError_NotSupported:  # it shares the machine's
+        return 0

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -15,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 from dnnamo.errors import DnnamoError, ModelError, Unsupported, WeightsError
 from dnnamo.frameworks import in_use, interpret, render_graph
 from dnnamo.loaders import load
-from dnnamo.model import capabilities
-from dnnamo.records import Artifact, Cause, JobSpec, Outcome, Predictions, Profile, Result, Steps
+from dnnamo.model import capabilities, listen_for_losses
+from dnnamo.records import Artifact, Cause, Evidence, JobSpec, Outcome, Predictions, Profile, Result, Steps
 from dnnamo.runner import measure
 from dnnamo.runner.environment import describe
+from dnnamo.runner.evidence import Watch
+from dnnamo.runner.progress import Counter
 from dnnamo.runner.wire import Request
 
 __all__ = ["execute"]
@@ -27,6 +30,7 @@ PREDICTION_BYTES = 2**20
 """Predictions are kept up to this size in total, first step first."""
 
 _MESSAGE_CHARACTERS = 2000
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 _DNNAMO = Path(__file__).parents[1]
 
 _MEDIA_TYPES = {
@@ -41,9 +45,12 @@ _MEDIA_TYPES = {
 class _Returned:
     """Collects what a method gave: the result, the profile, and files in the scratch folder."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, counter: Counter, gpu: str | None) -> None:
         self.scratch = scratch
+        self.counter = counter
+        self.gpu = gpu
         self.result: Result | None = None
+        self.evidence: Evidence | None = None
         self.profile: Profile | None = None
         self.artifacts: list[Artifact] = []
 
@@ -59,25 +66,31 @@ class _Returned:
         self.artifacts.append(Artifact(name=name, media_type=_MEDIA_TYPES[Path(name).suffix]))
 
 
-def execute(request: Request) -> Outcome:
+def execute(request: Request, counter: Counter | None = None) -> Outcome:
     """Carry out a request in this process.
+
+    Args:
+        request: What to do.
+        counter: Told each step and loss.
 
     Returns:
         The outcome, `succeeded` or `failed`. An exception of the user's code ends here: its traceback goes to standard
         error, which is the job's log, and its message into the outcome.
     """
-    returned = _Returned(request.folder)
+    returned = _Returned(request.folder, counter or Counter(), request.gpu)
     spec = request.spec
     doing = "loader"
     try:
-        model = load(spec.model, spec.params)
+        model = load(spec.model, spec.params, roots=request.roots)
+        _set_threads(spec)
         _check_device(spec)
         _check_method(model, spec)
         if request.weights is not None:
             doing = "set_weights"
             model.set_weights(_load_weights(request.weights))
         doing = spec.method
-        _METHODS[spec.method](model, spec, returned)
+        with listen_for_losses(returned.counter.keep_loss):
+            _METHODS[spec.method](model, spec, returned)
     except BaseException as error:  # user code may raise SystemExit or worse; all of it is an outcome
         _log_traceback(error)
         message = _message(error, doing, spec).encode(errors="replace").decode()
@@ -97,6 +110,13 @@ def _load_weights(path: str) -> dict[str, np.ndarray[Any, Any]]:
     except (SafetensorError, TypeError) as error:  # TypeError: a type that numpy does not have, as bfloat16
         raise ModelError(f"The weights given with the job cannot be read into numpy arrays: {error}.") from error
     return weights
+
+
+def _set_threads(spec: JobSpec) -> None:
+    """Have the frameworks compute with as many threads as the job asks for, if it does."""
+    if spec.threads is not None:
+        for framework in in_use():
+            framework.set_threads(spec.threads)
 
 
 def _check_device(spec: JobSpec) -> None:
@@ -123,11 +143,13 @@ def _check_method(model: Any, spec: JobSpec) -> None:
 def _cause(error: BaseException) -> Cause:
     if isinstance(error, Unsupported):
         return "unsupported"
-    if isinstance(error, MemoryError):
-        return "oom_host"
-    # PyTorch's and others' name for a full accelerator; naming the class avoids importing any of them.
-    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+    # The frameworks' names for a full accelerator; naming the class avoids importing any of them.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in names or ("ResourceExhaustedError" in names and "/device:GPU" in str(error)):
         return "oom_device"
+    # PyTorch raises a plain RuntimeError where the machine's memory ends (c10/core/impl/alloc_cpu.cpp).
+    if isinstance(error, MemoryError) or "ResourceExhaustedError" in names or _NO_MEMORY in _text(error):
+        return "oom_host"
     return "user_error"
 
 
@@ -163,10 +185,28 @@ def _at(error: BaseException) -> str:
 
 
 def _run_inference(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    warmup = measure.warm_up(model, spec.method, count=spec.warmup)
-    predictions, durations = measure.run(model, spec.method, n_steps=spec.n_steps)
+    warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
+    predictions, durations = _measure(measure.run, model, spec, returned)
     steps = Steps(count=spec.n_steps, duration_ns=durations, warmup=warmup)
-    returned.result = Result(steps=steps, predictions=_keep_predictions(predictions, returned))
+    kept = _keep_predictions(predictions, returned)
+    returned.result = Result(steps=steps, predictions=kept, evidence=returned.evidence)
+
+
+def _measure(
+    how: Callable[..., tuple[Any, list[int]]], model: Any, spec: JobSpec, returned: _Returned
+) -> tuple[Any, list[int]]:
+    """Do the counted steps while the machine is watched; do them again if it was disturbed and the job asks for that.
+
+    A model that is trained goes on from where it is, as after the warm-up.
+    """
+    for repeated in range(spec.repeats + 1):
+        returned.counter.recount()
+        with Watch(returned.gpu) as watch:
+            measured = how(model, spec.method, n_steps=spec.n_steps, on_step=returned.counter.counted)
+        returned.evidence = msgspec.structs.replace(watch.evidence, repeated=repeated)
+        if returned.evidence.verdict == "clean":
+            break
+    return measured
 
 
 def _keep_predictions(predictions: list[Any], returned: _Returned) -> Predictions | None:
@@ -195,21 +235,21 @@ def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
 
 
 def _run_training(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    warmup = measure.warm_up(model, spec.method, count=spec.warmup)
-    values, durations = measure.run(model, spec.method, n_steps=spec.n_steps)
+    warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
+    values, durations = _measure(measure.run, model, spec, returned)
     losses, scores = measure.losses_and_scores(values, phase="training")
     steps = Steps(count=spec.n_steps, duration_ns=durations, warmup=warmup)
-    returned.result = Result(steps=steps, loss=losses, score=scores)
+    returned.result = Result(steps=steps, loss=losses, score=scores, evidence=returned.evidence)
 
 
 def _profile(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    warmup = measure.warm_up(model, spec.method, count=spec.warmup)
-    native, durations = measure.profile(model, spec.method, n_steps=spec.n_steps)
+    warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
+    native, durations = _measure(measure.profile, model, spec, returned)
     returned.profile, files = interpret(native)
     for name, content in files.items():
         returned.keep(name, content)
     steps = Steps(count=spec.n_steps, duration_ns=durations or returned.profile.step_ns, warmup=warmup)
-    returned.result = Result(steps=steps)
+    returned.result = Result(steps=steps, evidence=returned.evidence)
 
 
 def _graph(model: Any, spec: JobSpec, returned: _Returned) -> None:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter_ns
 from typing import Any
 
 from dnnamo.errors import ModelError, NonFiniteLoss
-from dnnamo.model import StepClock, capabilities
+from dnnamo.model import StepClock, capabilities, report_loss
 from dnnamo.records import Warmup
 
 __all__ = ["losses_and_scores", "profile", "run", "warm_up"]
@@ -17,10 +18,15 @@ _MOST_STEPS = 30
 _MOST_NS = 5_000_000_000
 
 Returned = list[Any]
+OnStep = Callable[[], None]
 
 
-def run(model: Any, method: str, *, n_steps: int) -> tuple[Returned, list[int]]:
-    """Call `run_inference` or `run_training`.
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def run(model: Any, method: str, *, n_steps: int, on_step: OnStep = _nothing) -> tuple[Returned, list[int]]:
+    """Call `run_inference` or `run_training`; call `on_step` after each step.
 
     Returns:
         What the method returned, one item a step, and each step's wall time in nanoseconds.
@@ -30,7 +36,7 @@ def run(model: Any, method: str, *, n_steps: int) -> tuple[Returned, list[int]]:
     """
     call = getattr(model, method)
     if getattr(model, "marks_steps", False):
-        with StepClock() as clock:
+        with StepClock(on_step) as clock:
             returned = _checked(call(n_steps=n_steps), method, n_steps)
         if len(clock.duration_ns) != n_steps:
             raise ModelError(
@@ -38,17 +44,25 @@ def run(model: Any, method: str, *, n_steps: int) -> tuple[Returned, list[int]]:
                 "marks_steps = True must put each step inside `with dnnamo.step():`."
             )
         return returned, clock.duration_ns
-    return _run_singly(call, method, n_steps)
+    return _run_singly(call, method, n_steps, on_step)
 
 
-def _run_singly(call: Callable[..., Any], method: str, n_steps: int) -> tuple[Returned, list[int]]:
+def _run_singly(call: Callable[..., Any], method: str, n_steps: int, on_step: OnStep) -> tuple[Returned, list[int]]:
     returned, durations = [], []
     for _ in range(n_steps):
         start = perf_counter_ns()
         values = call(n_steps=1)
         durations.append(perf_counter_ns() - start)
         returned += _checked(values, method, 1)
+        on_step()
+        if method == "run_training":
+            _report(returned[-1])
     return returned, durations
+
+
+def _report(item: Any) -> None:
+    with suppress(TypeError, ValueError, IndexError):  # what is wrong with it is said when all are looked at
+        report_loss(float(item[0] if isinstance(item, tuple | list) else item))
 
 
 def _checked(returned: Any, method: str, n_steps: int) -> Returned:
@@ -59,18 +73,18 @@ def _checked(returned: Any, method: str, n_steps: int) -> Returned:
     return list(returned)
 
 
-def profile(model: Any, method: str, *, n_steps: int) -> tuple[Any, list[int]]:
-    """Call `profile_inference` or `profile_training` once for all steps.
+def profile(model: Any, method: str, *, n_steps: int, on_step: OnStep = _nothing) -> tuple[Any, list[int]]:
+    """Call `profile_inference` or `profile_training` once for all steps; call `on_step` after each that is marked.
 
     Returns:
         The native profiling data, and the wall times of the steps that the model marked, in nanoseconds.
     """
-    with StepClock() as clock:
+    with StepClock(on_step) as clock:
         native = getattr(model, method)(n_steps=n_steps)
     return native, clock.duration_ns
 
 
-def warm_up(model: Any, method: str, *, count: int | None) -> Warmup:
+def warm_up(model: Any, method: str, *, count: int | None, on_step: OnStep = _nothing) -> Warmup:
     """Run steps that are not counted.
 
     Args:
@@ -78,6 +92,7 @@ def warm_up(model: Any, method: str, *, count: int | None) -> Warmup:
         method: The method to warm up for.
         count: Number of steps. None runs until the last three times lie within 10 % of each other, and at most
             30 steps or 5 seconds.
+        on_step: Called after each step.
 
     Returns:
         How many steps were run and their wall times in nanoseconds.
@@ -87,7 +102,7 @@ def warm_up(model: Any, method: str, *, count: int | None) -> Warmup:
         return Warmup()
     durations: list[int] = []
     while not _is_warm(durations, count):
-        returned, times = run(model, runs, n_steps=1)
+        returned, times = run(model, runs, n_steps=1, on_step=on_step)
         if runs == "run_training":
             losses_and_scores(returned, phase="warm-up", first=len(durations))
         durations += times

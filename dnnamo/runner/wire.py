@@ -1,7 +1,7 @@
 """What supervisor and runner say to each other.
 
-The supervisor writes one `Request` as JSON to the runner's standard input. The runner answers over a private file
-descriptor with frames: the length of the payload as four bytes, big-endian, then the payload, an `Outcome` as JSON.
+The supervisor hands over one `Request` as JSON in a file. The runner answers over a private file descriptor with
+frames: the length of the payload as four bytes, big-endian, then the payload, an `Outcome` as JSON.
 Large outputs are files in the scratch folder, which the outcome names. Neither side ever unpickles anything.
 """
 
@@ -24,12 +24,18 @@ class Request(Record, frozen=True, kw_only=True):
 
     Attributes:
         scratch: Folder of this attempt alone, for outputs; the supervisor removes it.
+        environment: The whole environment of the process.
         weights: Safetensors file to set before the method is called, None for the model's own weights.
+        roots: Folders that model files must lie in; none allows any.
+        gpu: UUID of the GPU that the job has to itself, None for a job that has none.
     """
 
     spec: JobSpec
     scratch: str
+    environment: dict[str, str] = {}
     weights: str | None = None
+    roots: list[str] = []
+    gpu: str | None = None
 
     @property
     def folder(self) -> Path:

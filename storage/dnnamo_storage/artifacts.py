@@ -5,21 +5,35 @@ Functions take a connection in a transaction; `Store` opens it.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, FromClause, bindparam, func, select, true
 
 from dnnamo.errors import UsageError
-from dnnamo.records import Artifact, Claim
-from dnnamo_storage.columns import db_now
-from dnnamo_storage.inserts import insert_or_ignore
+from dnnamo.records import Artifact
+from dnnamo_storage.columns import db_now, dump_json
+from dnnamo_storage.inserts import ELEMENTS, Insert, Step, elements, insert_into, insert_or_ignore
+from dnnamo_storage.life import Writes
 from dnnamo_storage.schema import artifacts, attempt_artifacts, attempts
 
-__all__ = ["MAX_ARTIFACT_BYTES", "attach", "digest_of", "keep", "of_job", "read", "read_contents", "refuse_too_large"]
+__all__ = [
+    "MAX_ARTIFACT_BYTES",
+    "attachment",
+    "digest_of",
+    "keep",
+    "of_job",
+    "read",
+    "read_contents",
+    "refuse_too_large",
+]
 
 MAX_ARTIFACT_BYTES = 512 * 2**20
 """Size of the largest artifact; both databases have their own limit at 1 GB for a row with everything around it."""
+
+_SMALL_BYTES = 64 * 2**10
+"""Size up to which sending bytes that are there already costs less than asking whether they are."""
 
 
 def digest_of(data: bytes) -> str:
@@ -58,21 +72,62 @@ def keep(connection: Connection, contents: Iterable[bytes]) -> None:
     known = set(connection.scalars(select(artifacts.c.digest).where(artifacts.c.digest.in_(by_digest))))
     # Sorted, because two transactions that insert the same rows in different orders wait for each other for ever.
     for digest in sorted(by_digest.keys() - known):
-        data = by_digest[digest]
-        row = {"digest": digest, "size": len(data), "data": data, "created": db_now()}
-        connection.execute(insert_or_ignore(connection, artifacts).values(row))
+        row = {"digest": digest, "size": len(by_digest[digest]), "data": by_digest[digest]}
+        connection.execute(insert_or_ignore(connection.dialect.name, artifacts), row)
 
 
-def attach(connection: Connection, claim: Claim, named: Sequence[Artifact], contents: Mapping[str, bytes]) -> None:
-    """Store the contents and name them as the attempt's."""
+def large(contents: Iterable[bytes]) -> list[bytes]:
+    """Return those that are better kept one by one."""
+    return [data for data in contents if len(data) > _SMALL_BYTES]
+
+
+def attachment(connection: Connection, named: Sequence[Artifact], contents: Mapping[str, bytes]) -> Writes:
+    """Return what names the contents as the attempt's, and stores all but the large ones."""
     if not named:
-        return
-    keep(connection, contents.values())
-    attempt = {"job_id": claim.job_id, "attempt": claim.attempt}
-    connection.execute(
-        attempt_artifacts.insert(),
-        [{**attempt, "name": a.name, "media_type": a.media_type, "digest": digest_of(contents[a.name])} for a in named],
-    )
+        return {}
+    dialect = connection.dialect.name
+    small = {digest_of(data): data for data in contents.values() if len(data) <= _SMALL_BYTES}
+    rows = [[artifact.name, artifact.media_type, digest_of(contents[artifact.name])] for artifact in named]
+    return {
+        **{_store(dialect, n): _numbered(n, *item) for n, item in enumerate(sorted(small.items()))},
+        _attach(dialect): {ELEMENTS: dump_json(rows)},
+    }
+
+
+def _numbered(number: int, digest: str, data: bytes) -> dict[str, Any]:
+    row = {"digest": digest, "size": len(data), "data": data}
+    return {f"artifact_{number}_{name}": value for name, value in row.items()}
+
+
+@lru_cache
+def _store(dialect: str, number: int) -> Step:
+    columns = [artifacts.c.digest, artifacts.c.size, artifacts.c.data]
+    values = [bindparam(f"artifact_{number}_{column.name}", type_=column.type) for column in columns]
+
+    def step(attempt: FromClause) -> Insert:
+        chosen = select(*values, db_now()).select_from(attempt).where(true())
+        return (
+            insert_into(dialect, artifacts)
+            .from_select([*columns, artifacts.c.created], chosen)
+            .on_conflict_do_nothing()
+        )
+
+    return step
+
+
+@lru_cache
+def _attach(dialect: str) -> Step:
+    def step(attempt: FromClause) -> Insert:
+        row = elements(dialect)
+        values = {
+            "job_id": attempt.c.id,
+            "attempt": attempt.c.attempt,
+            **{name: row.c.value[(n,)].as_string() for n, name in enumerate(("name", "media_type", "digest"))},
+        }
+        chosen = select(*values.values()).join_from(attempt, row, true())
+        return insert_into(dialect, attempt_artifacts).from_select(list(values), chosen)
+
+    return step
 
 
 def of_job(connection: Connection, job_id: int) -> list[Artifact]:

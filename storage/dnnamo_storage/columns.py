@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Float, Integer, Text, literal
+from sqlalchemy import JSON, BigInteger, BindParameter, DateTime, Dialect, Float, Integer, Text, literal
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -81,16 +81,20 @@ class _DbNow(FunctionElement[datetime]):
     name = "db_now"
 
 
-def db_now(offset_s: float = 0.0) -> FunctionElement[datetime]:
+def db_now(offset_s: BindParameter[float] | float | None = None) -> FunctionElement[datetime]:
     """Return an expression for the time by the database's clock, `offset_s` seconds from now.
 
     It is the time of the statement, not of the transaction: a lease must not start before the wait for a lock ended.
     """
-    return _DbNow(literal(offset_s, Float()))
+    if offset_s is None:
+        return _DbNow()
+    return _DbNow(literal(offset_s, Float()) if isinstance(offset_s, int | float) else offset_s)
 
 
 @compiles(_DbNow, "postgresql")
 def _postgresql_now(element: _DbNow, compiler: SQLCompiler, **kwargs: Any) -> str:
+    if not len(element.clauses):
+        return "clock_timestamp()"
     offset = compiler.process(element.clauses, **kwargs)
     return f"(clock_timestamp() + make_interval(secs => CAST({offset} AS double precision)))"
 
@@ -99,5 +103,5 @@ def _postgresql_now(element: _DbNow, compiler: SQLCompiler, **kwargs: Any) -> st
 def _sqlite_now(element: _DbNow, compiler: SQLCompiler, **kwargs: Any) -> str:
     # %f gives milliseconds; three zeros more make the microseconds that SQLAlchemy writes and reads, so that times
     # of both origins compare as text. printf keeps a tiny offset out of exponent notation, which strftime refuses.
-    offset = compiler.process(element.clauses, **kwargs)
+    offset = compiler.process(element.clauses, **kwargs) if len(element.clauses) else "0"
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {offset}))"

@@ -1,14 +1,18 @@
 """Connections: an engine from a URL, two kinds of transaction, and drivers' errors translated."""
 
 import json
+import select
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy import exc as sa
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from dnnamo.errors import DatabaseUnavailable, MissingExtra, UsageError
@@ -17,6 +21,10 @@ from dnnamo_storage.columns import dump_json
 __all__ = ["describe", "open_engine", "reading", "writing"]
 
 _WRITES = "dnnamo_writes"
+_RETURNED = "dnnamo_returned"
+_TRUSTED_S = 1.0
+"""How long an unused connection is taken to work if nothing was heard from the server."""
+
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _FORMS = "sqlite:////folder/file.db or postgresql://user:password@host:port/database"
@@ -71,9 +79,12 @@ def open_engine(url: str) -> Engine:
 def _parse(url: str) -> URL:
     # `from None`: what could not be parsed may hold a password, and the parser's own message quotes parts of it.
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except (sa.ArgumentError, ValueError):
         raise UsageError(f"The database's URL cannot be read. Give {_FORMS}.") from None
+    if "@" in (parsed.host or ""):  # the end of a password, which every error would quote as the name of the host
+        raise UsageError("The password in the database's URL has an @ that is not quoted. Write %40 for it.")
+    return parsed
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -130,12 +141,37 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _open_postgresql(url: URL) -> Engine:
     missing = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query}
+    # SQLAlchemy hides the password before the host in what it shows of an engine, and none after it.
+    secrets = {name: value for name, value in url.query.items() if "password" in name}
+    shown = url.set(drivername="postgresql+psycopg").difference_update_query(secrets).update_query_dict(missing)
     try:
-        return create_engine(
-            url.set(drivername="postgresql+psycopg").update_query_dict(missing), pool_pre_ping=True, **_json_options()
-        )
+        engine = create_engine(shown, connect_args=secrets, **_json_options())
     except ImportError as error:
         raise MissingExtra("psycopg, the driver for PostgreSQL,", extra="postgres") from error
+    event.listen(engine, "checkin", _note_return)
+    event.listen(engine, "checkout", partial(_look_after, engine))
+    return engine
+
+
+def _note_return(_connection: object, entry: ConnectionPoolEntry) -> None:
+    entry.info[_RETURNED] = monotonic()
+
+
+def _look_after(engine: Engine, connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    """Replace a connection that the server has ended; asking it each time would be a tenth of a short transaction."""
+    idle_s = monotonic() - entry.info.get(_RETURNED, monotonic())
+    try:
+        if idle_s > _TRUSTED_S or _has_input(connection.pgconn.socket):
+            engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise sa.InvalidatePoolError from error
+
+
+def _has_input(socket: int) -> bool:
+    # A server says goodbye, and otherwise says nothing unasked.
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _json_options() -> dict[str, Any]:

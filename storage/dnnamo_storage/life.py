@@ -1,39 +1,71 @@
-"""The life of a job: every change of state, each a function that takes a connection in a writing transaction.
+"""The life of a stored job: every change of state, each a function that takes a connection in a writing transaction.
 
-All of them lock the job's row before they touch another table's, so that no two wait for each other for ever.
+All of them lock the job's row before they touch another table's, and jobs in the order of their ids, so that no two
+wait for each other for ever. Statements are built once and take parameters: to build one costs more than to run it.
 """
 
-import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Update, and_, func, insert, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Insert,
+    Row,
+    Select,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    union_all,
+    update,
+)
 
-from dnnamo.errors import JobNotFound, UsageError
-from dnnamo.records import AttemptState, Cause, Claim, Device, JobSpec, Record, State
-from dnnamo_storage.columns import db_now, storable
-from dnnamo_storage.inserts import insert_or_ignore
-from dnnamo_storage.schema import attempts, jobs
+from dnnamo.records import Cause, Claim, Device, JobSpec, Outcome, Progress, Record, State
+from dnnamo_storage.columns import StorableText, db_now
+from dnnamo_storage.inserts import Step, execute_with
+from dnnamo_storage.schema import attempts, environments, jobs
 
 __all__ = [
     "MAX_LOSSES",
+    "TRIED_TWICE",
+    "Cancellation",
     "Renewal",
+    "Writes",
     "cancel",
+    "cancel_all",
     "claim_next",
-    "end_attempt",
     "end_job",
+    "first_failure",
     "hand_back",
+    "lock",
+    "mark_lost",
+    "queue_again",
     "reap",
     "renew",
-    "submit",
+    "set_environment",
 ]
 
 MAX_LOSSES = 3
 """Lost attempts after which a job is not tried again."""
 
-_LARGEST = 2**63 - 1
-_CANCELLED = {"state": "cancelled", "cause": "cancelled", "ended": db_now()}
+TRIED_TWICE: tuple[Cause, ...] = ("signal", "oom_host", "oom_device")
+"""Causes that may be chance: a job whose attempt fails with one of them is tried once more."""
+
+
+Writes = Mapping[Step, Mapping[str, Any]]
+"""What else to write when an attempt ends, each with its parameters."""
+
+_NOTHING: Writes = {}
 
 
 class Renewal(Record, frozen=True, kw_only=True):
@@ -48,189 +80,262 @@ class Renewal(Record, frozen=True, kw_only=True):
     cancel_requested: bool
 
 
-def submit(connection: Connection, spec: JobSpec, key: str | None) -> int:
-    """Insert a queued job, unless one has the key already; return its id.
+class Cancellation(Record, frozen=True, kw_only=True):
+    """What a request to cancel many jobs did: how many ended at once, and how many were asked to stop."""
 
-    Raises:
-        UsageError: If the spec holds what a database cannot keep as it is.
-    """
-    _refuse_unstorable(spec)
-    row = {**_columns(spec), "key": key, "state": "queued", "cancel_requested": False, "attempt": 0}
-    new = connection.scalar(insert_or_ignore(connection, jobs).values(**row, created=db_now()).returning(jobs.c.id))
-    return int(new if new is not None else connection.scalars(select(jobs.c.id).where(jobs.c.key == key)).one())
+    ended: int
+    asked: int
 
 
-def _columns(spec: JobSpec) -> dict[str, Any]:
-    queried = ("model", "method", "device", "priority", "n_steps", "params")
-    return {**{name: getattr(spec, name) for name in queried}, "spec": spec.to_dict()}
+def _cancelled_where(condition: ColumnElement[bool], message: str, *, otherwise: Any) -> dict[str, Any]:
+    """Return values that end a job as cancelled where `condition` holds, and give it the state `otherwise`."""
+    return {
+        "state": case((condition, "cancelled"), else_=otherwise),
+        "cause": case((condition, "cancelled")),
+        "message": case((condition, message)),
+        "ended": case((condition, db_now())),
+    }
 
 
-def _refuse_unstorable(spec: JobSpec) -> None:
-    # Replaced characters will do in a message; in what decides what a job does they would make it do something else.
-    if spec.n_steps > _LARGEST:
-        raise UsageError(f"steps is {spec.n_steps}; it must fit in 64 bits.")
-    try:
-        data = spec.to_dict()
-        kept = json.dumps(storable(data)) == json.dumps(data)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"The parameters of {spec.model!r} must be JSON values: {error}.") from error
-    if not kept:
-        raise UsageError(
-            f"The model reference or a parameter of {spec.model!r} has a NUL character, half of a surrogate pair, or a "
-            "number that is infinite or NaN, which a database cannot keep."
-        )
+def _parameters(of: str) -> dict[str, Any]:
+    return {name: bindparam(f"{of}_{name}") for name in ("state", "cause", "message")}
+
+
+_QUEUED = jobs.c.state == "queued"
+_THIS = jobs.c.id == bindparam("of_job")
+# The fence: true of the job's row while the claim holds. `_of` gives its parameters.
+_HELD = and_(
+    _THIS, jobs.c.state == "running", jobs.c.attempt == bindparam("of_attempt"), jobs.c.token == bindparam("of_token")
+)
+_RELEASED = {"token": null(), "lease_until": null(), "progress": null()}
+
+_BEGIN = (
+    update(jobs)
+    .values(
+        state="running",
+        attempt=jobs.c.attempt + 1,
+        token=bindparam("new_token"),
+        lease_until=db_now(bindparam("lease_s")),
+        started=func.coalesce(jobs.c.started, db_now()),
+    )
+    .returning(jobs.c.id, jobs.c.attempt, jobs.c.spec)
+)
+_BEGIN_THIS = _BEGIN.where(_THIS, _QUEUED, jobs.c.device.in_(bindparam("of_devices", expanding=True)))
+_BEGIN_FIRST = _BEGIN.where(
+    jobs.c.id
+    == select(jobs.c.id)
+    .where(jobs.c.device == bindparam("of_device"), _QUEUED)
+    .order_by(jobs.c.priority.desc(), jobs.c.id)
+    .limit(1)
+    .with_for_update(key_share=True, skip_locked=True)
+    .correlate(None)
+    .scalar_subquery()
+)
+_RENEW = update(jobs).where(_HELD).values(lease_until=db_now(bindparam("lease_s"))).returning(jobs.c.cancel_requested)
+_END = update(jobs).values(**_RELEASED, **_parameters("job"), ended=db_now())
+_LEAVE = update(jobs).values(
+    **_RELEASED, **_cancelled_where(jobs.c.cancel_requested, "Cancelled between two attempts.", otherwise="queued")
+)
+_STORED = select(environments.c.digest).where(environments.c.digest == bindparam("of_environment")).scalar_subquery()
+_END_HELD, _LEAVE_HELD = (
+    statement.where(_HELD).returning(jobs.c.id, jobs.c.attempt, _STORED.label("environment"))
+    for statement in (_END, _LEAVE)
+)
+_LOCK_HELD = select(jobs.c.id).where(_HELD).with_for_update(key_share=True)
+_CANCEL = (
+    update(jobs)
+    .where(jobs.c.state.in_(("queued", "running")))
+    .values(**_cancelled_where(_QUEUED, "Cancelled before it started.", otherwise=jobs.c.state), cancel_requested=True)
+)
+_EXPIRED = (
+    select(jobs.c.id, jobs.c.attempt, jobs.c.token, jobs.c.cancel_requested)
+    .where(jobs.c.state == "running", jobs.c.lease_until < db_now())
+    .order_by(jobs.c.id)
+    .with_for_update(key_share=True, skip_locked=True)
+)
+_LOSE = (
+    update(attempts)
+    .where(attempts.c.job_id == bindparam("of_job"), attempts.c.number == bindparam("of_attempt"))
+    .where(attempts.c.token == bindparam("of_token"), attempts.c.state == "running")
+    .values(state="lost", cause="lost", message=bindparam("why"), ended=db_now())
+)
+
+
+def _begin_attempt(begun: FromClause) -> Insert:
+    values = {
+        "job_id": begun.c.id,
+        "number": begun.c.attempt,
+        "token": bindparam("new_token", type_=Text),
+        "worker": bindparam("by_worker", type_=StorableText),
+        "state": literal("running"),
+        "started": db_now(),
+    }
+    return insert(attempts).from_select(list(values), select(*values.values()))
+
+
+def _end_attempt(ended: FromClause) -> Update:
+    this = and_(attempts.c.job_id == ended.c.id, attempts.c.number == ended.c.attempt)
+    known = {"environment": ended.c.environment, "ended": db_now()}
+    return update(attempts).where(this).values(**_parameters("attempt"), **known)
+
+
+def _of(claim: Claim) -> dict[str, Any]:
+    return {"of_job": claim.job_id, "of_attempt": claim.attempt, "of_token": claim.token}
 
 
 def claim_next(
     connection: Connection, devices: Sequence[Device], *, worker: str, lease_s: float, job_id: int | None
 ) -> Claim | None:
     """Begin the next attempt at the first queued job of `devices`, or at `job_id` if it is one of them."""
-    row = connection.execute(_next_queued(devices, job_id)).first()
+    token = secrets.token_hex(16)
+    row = _begin(connection, devices, job_id, {"new_token": token, "lease_s": lease_s, "by_worker": worker})
     if row is None:
         return None
-    claim = Claim(job_id=row.id, attempt=row.attempt + 1, token=secrets.token_hex(16), spec=JobSpec.from_dict(row.spec))
-    connection.execute(_begin(claim, lease_s))
-    connection.execute(
-        insert(attempts).values(
-            job_id=claim.job_id,
-            number=claim.attempt,
-            token=claim.token,
-            worker=worker,
-            state="running",
-            started=db_now(),
-        )
-    )
-    return claim
+    return Claim(job_id=row.id, attempt=row.attempt, token=token, spec=JobSpec.from_dict(row.spec))
 
 
-def _next_queued(devices: Sequence[Device], job_id: int | None) -> Select[Any]:
-    found = select(jobs.c.id, jobs.c.attempt, jobs.c.spec).where(jobs.c.device.in_(devices), jobs.c.state == "queued")
+def _begin(
+    connection: Connection, devices: Sequence[Device], job_id: int | None, begun: dict[str, Any]
+) -> Row[Any] | None:
+    steps = (_begin_attempt,)
     if job_id is not None:
-        return found.where(jobs.c.id == job_id).with_for_update(key_share=True)
-    first = found.order_by(jobs.c.priority.desc(), jobs.c.id).limit(1)
-    return first.with_for_update(key_share=True, skip_locked=True)
+        asked = {**begun, "of_job": job_id, "of_devices": list(devices)}
+        return execute_with(connection, _BEGIN_THIS, steps, asked)
+    for device in _most_urgent_first(connection, devices):
+        if row := execute_with(connection, _BEGIN_FIRST, steps, {**begun, "of_device": device}):
+            return row
+    return None
 
 
-def _begin(claim: Claim, lease_s: float) -> Update:
-    return (
-        update(jobs)
-        .where(jobs.c.id == claim.job_id)
-        .values(
-            state="running",
-            attempt=claim.attempt,
-            token=claim.token,
-            lease_until=db_now(lease_s),
-            started=func.coalesce(jobs.c.started, db_now()),
-        )
-    )
+def _most_urgent_first(connection: Connection, devices: Sequence[Device]) -> Sequence[Device]:
+    """Return the devices in the order of their first jobs, if there is a choice."""
+    return devices if len(devices) < 2 else connection.scalars(_by_first_job(tuple(devices))).all()
 
 
-def _is_current(claim: Claim) -> ColumnElement[bool]:
-    """Return the fence: true of the job's row while the claim holds."""
-    return and_(
-        jobs.c.id == claim.job_id,
-        jobs.c.state == "running",
-        jobs.c.attempt == claim.attempt,
-        jobs.c.token == claim.token,
-    )
+@lru_cache
+def _by_first_job(devices: tuple[Device, ...]) -> Select[Any]:
+    # Each device's first job is one look into the index; the first of all devices at once would be a sort of all jobs.
+    order = (jobs.c.priority.desc(), jobs.c.id)
+    firsts = [
+        select(jobs.c.device, jobs.c.priority, jobs.c.id)
+        .where(jobs.c.device == device, _QUEUED)
+        .order_by(*order)
+        .limit(1)
+        for device in devices
+    ]
+    found = union_all(*(select(first.subquery()) for first in firsts)).subquery()
+    return select(found.c.device).order_by(found.c.priority.desc(), found.c.id)
 
 
-def renew(connection: Connection, claim: Claim, lease_s: float) -> Renewal:
-    """Extend the lease if the claim holds."""
-    fenced = update(jobs).where(_is_current(claim)).values(lease_until=db_now(lease_s))
-    row = connection.execute(fenced.returning(jobs.c.cancel_requested)).first()
+def renew(connection: Connection, claim: Claim, lease_s: float, progress: Progress | None) -> Renewal:
+    """Extend the lease if the claim holds, and say how far the attempt is if that is known."""
+    told = {} if progress is None else {"progress": progress.to_dict()}
+    row = connection.execute(_RENEW, {**_of(claim), "lease_s": lease_s, **told}).first()
     return Renewal(current=row is not None, cancel_requested=row is not None and row.cancel_requested)
 
 
-def end_job(connection: Connection, claim: Claim, *, state: State, cause: Cause | None, message: str | None) -> bool:
-    """End the job if the claim holds; otherwise only make sure that its attempt does not look alive."""
-    fenced = update(jobs).where(_is_current(claim))
-    if connection.execute(fenced.values(**_released(state), cause=cause, message=message, ended=db_now())).rowcount:
-        return True
-    stale = update(attempts).where(attempts.c.token == claim.token, attempts.c.state == "running")
-    connection.execute(
-        stale.where(attempts.c.job_id == claim.job_id, attempts.c.number == claim.attempt).values(
-            state="lost", cause="lost", message="It went on after its lease had run out.", ended=db_now()
-        )
-    )
-    return False
-
-
-def end_attempt(
+def end_job(
     connection: Connection,
-    job_id: int,
-    number: int,
+    claim: Claim,
+    outcome: Outcome,
     *,
-    state: AttemptState,
-    cause: Cause | None = None,
-    message: str | None = None,
-    environment: str | None = None,
-) -> None:
-    """Write how an attempt ended."""
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.number == number)
-        .values(state=state, cause=cause, message=message, environment=environment, ended=db_now())
+    state: State,
+    message: str | None,
+    also: Writes = _NOTHING,
+) -> Row[Any] | None:
+    """End the job and its attempt if the claim holds.
+
+    Args:
+        connection: A connection in a writing transaction.
+        claim: The right to the attempt.
+        outcome: How the attempt ended.
+        state: How the job ends.
+        message: What the job says about it.
+        also: What else is to be written then, with its parameters.
+
+    Returns:
+        A row with the digest of the outcome's `environment`, if that is stored; None if the claim does not hold.
+    """
+    ending = {"job_state": state, "job_cause": outcome.cause, "job_message": message}
+    return _end(connection, _END_HELD, claim, outcome, {_end_attempt: ending, **also})
+
+
+def queue_again(connection: Connection, claim: Claim, outcome: Outcome, *, also: Writes = _NOTHING) -> Row[Any] | None:
+    """End the attempt and queue the job again, or end it too if it was to be cancelled; otherwise as `end_job`."""
+    return _end(connection, _LEAVE_HELD, claim, outcome, {_end_attempt: {}, **also})
+
+
+def _end(connection: Connection, first: Update, claim: Claim, outcome: Outcome, steps: Writes) -> Row[Any] | None:
+    ending = {
+        **_of(claim),
+        "of_environment": outcome.environment.digest if outcome.environment else None,
+        "attempt_state": outcome.state,
+        "attempt_cause": outcome.cause,
+        "attempt_message": outcome.message,
+    }
+    own = {name: value for parameters in steps.values() for name, value in parameters.items()}
+    return execute_with(connection, first, tuple(steps), {**ending, **own})
+
+
+def lock(connection: Connection, claim: Claim) -> bool:
+    """Make sure that a claim which holds does so to the end of the transaction; return whether it holds."""
+    return connection.execute(_LOCK_HELD, _of(claim)).first() is not None
+
+
+def set_environment(connection: Connection, claim: Claim, digest: str) -> None:
+    """Write what an attempt ran in, if that was not stored yet when the claim was found to hold and it was ended."""
+    this = update(attempts).where(attempts.c.job_id == claim.job_id, attempts.c.number == claim.attempt)
+    connection.execute(this.values(environment=digest))
+
+
+def first_failure(connection: Connection, claim: Claim) -> tuple[int, Cause] | None:
+    """Return number and cause of the earlier attempt whose failure made the job be tried once more."""
+    failed = select(attempts.c.number, attempts.c.cause).where(
+        attempts.c.job_id == claim.job_id, attempts.c.number < claim.attempt, attempts.c.cause.in_(TRIED_TWICE)
     )
+    row = connection.execute(failed.order_by(attempts.c.number)).first()
+    return None if row is None else (row.number, row.cause)
 
 
-def _released(state: State) -> dict[str, Any]:
-    return {"state": state, "token": null(), "lease_until": null()}
+def mark_lost(connection: Connection, claim: Claim) -> None:
+    """Make sure that the attempt of a claim that no longer holds does not look alive."""
+    connection.execute(_LOSE, {**_of(claim), "why": "It went on after its lease had run out."})
 
 
 def hand_back(connection: Connection, claim: Claim) -> bool:
-    """Queue the job again, or end it if it was to be cancelled, if the claim holds."""
-    wanted = select(jobs.c.cancel_requested).where(_is_current(claim)).with_for_update(key_share=True)
-    cancelled = connection.scalar(wanted)
-    if cancelled is None:
-        return False
-    end_attempt(connection, claim.job_id, claim.attempt, state="handed_back")
-    _leave(connection, claim.job_id, cancelled=cancelled)
-    return True
-
-
-def _leave(connection: Connection, job_id: int, *, cancelled: bool) -> None:
-    ending = {**_CANCELLED, "message": "Cancelled between two attempts."} if cancelled else {}
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values({**_released("queued"), **ending}))
+    """Give the job back without an outcome, if the claim holds; return whether it did."""
+    return queue_again(connection, claim, Outcome(state="handed_back")) is not None
 
 
 def cancel(connection: Connection, job_id: int) -> None:
-    """End a queued job, ask a running one to stop, leave one that is over.
+    """End a queued job, ask a running one to stop, leave one that is over."""
+    connection.execute(_CANCEL.where(_THIS), {"of_job": job_id})
 
-    Raises:
-        JobNotFound: If there is no such job.
-    """
-    # Locked before the choice: between two conditional updates the job could move from one state to the other.
-    state = connection.scalar(select(jobs.c.state).where(jobs.c.id == job_id).with_for_update(key_share=True))
-    if state is None:
-        raise JobNotFound(job_id)
-    job = update(jobs).where(jobs.c.id == job_id)
-    if state == "queued":
-        connection.execute(job.values(**_CANCELLED, cancel_requested=True, message="Cancelled before it started."))
-    elif state == "running":
-        connection.execute(job.values(cancel_requested=True))
+
+def cancel_all(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> Cancellation:
+    """End the queued jobs that match all conditions, and ask the running ones to stop."""
+    matching = select(jobs.c.id).where(*conditions, jobs.c.state.in_(("queued", "running"))).order_by(jobs.c.id)
+    locked = matching.with_for_update(key_share=True).correlate(None)
+    states = connection.scalars(_CANCEL.where(jobs.c.id.in_(locked)).returning(jobs.c.state)).all()
+    return Cancellation(ended=states.count("cancelled"), asked=states.count("running"))
 
 
 def reap(connection: Connection) -> list[int]:
     """Take back the running jobs whose lease ran out; return their ids."""
-    expired = connection.execute(
-        select(jobs.c.id, jobs.c.attempt, jobs.c.cancel_requested)
-        .where(jobs.c.state == "running", jobs.c.lease_until < db_now())
-        .order_by(jobs.c.id)
-        .with_for_update(key_share=True, skip_locked=True)
-    ).all()
+    expired = connection.execute(_EXPIRED).all()
     for job in expired:
-        _take_back(connection, job.id, job.attempt, cancelled=job.cancel_requested)
+        _take_back(connection, job)
     return [job.id for job in expired]
 
 
-def _take_back(connection: Connection, job_id: int, attempt: int, *, cancelled: bool) -> None:
-    silent = "Its lease ran out: the worker died, or was cut off from the database."
-    end_attempt(connection, job_id, attempt, state="lost", cause="lost", message=silent)
-    if not cancelled and _losses(connection, job_id) >= MAX_LOSSES:
-        _quarantine(connection, job_id)
+def _take_back(connection: Connection, job: Row[Any, Any, Any, Any]) -> None:
+    why = "Its lease ran out: the worker died, or was cut off from the database."
+    lost = {"of_job": job.id, "of_attempt": job.attempt, "of_token": job.token}
+    connection.execute(_LOSE, {**lost, "why": why})
+    if not job.cancel_requested and _losses(connection, job.id) >= MAX_LOSSES:
+        _quarantine(connection, job.id)
     else:
-        _leave(connection, job_id, cancelled=cancelled)
+        connection.execute(_LEAVE.where(_THIS), {"of_job": job.id})
 
 
 def _losses(connection: Connection, job_id: int) -> int:
@@ -243,8 +348,5 @@ def _quarantine(connection: Connection, job_id: int) -> None:
         f"Its worker was lost {MAX_LOSSES} times while it ran, so it is not tried again. "
         "Look at the workers' logs, and submit it again once they say why."
     )
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id)
-        .values(**_released("failed"), cause="quarantined", message=message, ended=db_now())
-    )
+    ending = {"job_state": "failed", "job_cause": "quarantined", "job_message": message}
+    connection.execute(_END.where(_THIS), {"of_job": job_id, **ending})

@@ -3,62 +3,79 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, FromClause, Insert, Row, bindparam, insert, select
 
-from dnnamo.records import Claim, Environment, Operation, Outcome, Profile, Result, State
-from dnnamo_storage import artifacts
-from dnnamo_storage.columns import db_now, storable
+from dnnamo.records import Cause, Claim, Environment, Operation, Outcome, Profile, Result, State
+from dnnamo_storage import artifacts, life
+from dnnamo_storage.columns import storable
 from dnnamo_storage.inserts import insert_or_ignore
-from dnnamo_storage.life import end_attempt, end_job
+from dnnamo_storage.life import Writes
 from dnnamo_storage.schema import environments, operations, profiles, results
 
 __all__ = ["record"]
+
+_RESULT = [column for column in results.c if column.name not in ("job_id", "attempt")]
 
 
 def record(
     connection: Connection, claim: Claim, outcome: Outcome, *, state: State, contents: Mapping[str, bytes]
 ) -> bool:
     """Write all of the outcome if the claim holds, nothing of it otherwise; return which."""
-    if not end_job(connection, claim, state=state, cause=outcome.cause, message=outcome.message):
+    large = artifacts.large(contents.values())
+    if large and life.lock(connection, claim):
+        artifacts.keep(connection, large)
+    row = _end(connection, claim, outcome, state, artifacts.attachment(connection, outcome.artifacts, contents))
+    if row is None:
+        life.mark_lost(connection, claim)
         return False
-    end_attempt(
-        connection,
-        claim.job_id,
-        claim.attempt,
-        state=outcome.state,
-        cause=outcome.cause,
-        message=outcome.message,
-        environment=_keep_environment(connection, outcome.environment),
-    )
-    _write_result(connection, claim, outcome.result)
-    _write_profile(connection, claim, outcome.profile)
-    artifacts.attach(connection, claim, outcome.artifacts, contents)
+    if outcome.environment is not None and row.environment is None:
+        _keep_environment(connection, outcome.environment)
+        life.set_environment(connection, claim, outcome.environment.digest)
     return True
 
 
-def _keep_environment(connection: Connection, environment: Environment | None) -> str | None:
-    if environment is None:
-        return None
+def _end(connection: Connection, claim: Claim, outcome: Outcome, state: State, files: Writes) -> Row[Any] | None:
+    """End the job and its attempt; what failed by what may be chance is kept, but the job queued again, once."""
+    by_chance = state == "failed" and outcome.cause in life.TRIED_TWICE
+    earlier = life.first_failure(connection, claim) if by_chance else None
+    if by_chance and earlier is None:
+        return life.queue_again(connection, claim, outcome, also=files)
+    message = outcome.message if earlier is None else _tried_twice(outcome, earlier)
+    writes = {**files, **_result(outcome.result)}
+    row = life.end_job(connection, claim, outcome, state=state, message=message, also=writes)
+    if row is not None:
+        _write_profile(connection, claim, outcome.profile)
+    return row
+
+
+def _tried_twice(outcome: Outcome, earlier: tuple[int, Cause]) -> str:
+    number, cause = earlier
+    return f"{outcome.message or ''} The job was tried twice: attempt {number} ended with {cause}.".lstrip()
+
+
+def _keep_environment(connection: Connection, environment: Environment) -> None:
     queried = ("digest", "hostname", "os", "cpu", "cores", "memory_bytes", "driver", "python", "libraries")
     row = {name: getattr(environment, name) for name in queried}
-    gpu = environment.gpus[0].name if environment.gpus else None
-    connection.execute(
-        insert_or_ignore(connection, environments).values(
-            **row, gpu=gpu, record=environment.to_dict(), created=db_now()
-        )
-    )
-    return environment.digest
+    row |= {"gpu": environment.gpus[0].name if environment.gpus else None, "record": environment.to_dict()}
+    connection.execute(insert_or_ignore(connection.dialect.name, environments), row)
 
 
-def _write_result(connection: Connection, claim: Claim, result: Result | None) -> None:
+def _result(result: Result | None) -> Writes:
     if result is None:
-        return
-    row = {**_of_attempt(claim), **_step_columns(result), "final_loss": _final_loss(result), "record": result.to_dict()}
-    connection.execute(insert(results).values(row))
+        return {}
+    row = {
+        **_step_columns(result),
+        "final_loss": _final_loss(result),
+        "record": result.to_dict(),
+        "verdict": result.evidence.verdict if result.evidence else None,
+    }
+    return {_insert_result: {f"result_{column.name}": row.get(column.name) for column in _RESULT}}
 
 
-def _of_attempt(claim: Claim) -> dict[str, Any]:
-    return {"job_id": claim.job_id, "attempt": claim.attempt}
+def _insert_result(attempt: FromClause) -> Insert:
+    values = [bindparam(f"result_{column.name}", type_=column.type) for column in _RESULT]
+    chosen = select(attempt.c.id, attempt.c.attempt, *values)
+    return insert(results).from_select([results.c.job_id, results.c.attempt, *_RESULT], chosen)
 
 
 def _step_columns(result: Result) -> dict[str, Any]:
@@ -83,7 +100,7 @@ def _write_profile(connection: Connection, claim: Claim, profile: Profile | None
     if profile is None:
         return
     row = {name: getattr(profile, name) for name in ("source", "step_ns", "covered_ns", "coverage")}
-    connection.execute(insert(profiles).values(**_of_attempt(claim), **row))
+    connection.execute(insert(profiles), {"job_id": claim.job_id, "attempt": claim.attempt, **row})
     if profile.operations:
         rows = [_operation_row(claim.job_id, position, row) for position, row in enumerate(profile.operations)]
         connection.execute(insert(operations), rows)

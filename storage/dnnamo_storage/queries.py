@@ -1,13 +1,15 @@
 """What can be read back: functions that take a connection in a transaction, and give records."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, select
 
 from dnnamo.errors import JobNotFound
 from dnnamo.records import (
     Attempt,
+    Backlog,
     Device,
     Environment,
     Job,
@@ -15,12 +17,13 @@ from dnnamo.records import (
     Method,
     Operation,
     Profile,
+    Progress,
     Result,
     State,
 )
-from dnnamo_storage.schema import attempts, environments, jobs, operations, profiles, results
+from dnnamo_storage.schema import attempts, environments, job_tags, jobs, operations, profiles, results
 
-__all__ = ["count_queued", "environment", "find_jobs", "job", "profile", "result"]
+__all__ = ["backlog", "count_queued", "environment", "find_jobs", "job", "matching", "profile", "result"]
 
 _ATTEMPT = ("number", "worker", "state", "cause", "message", "started", "ended", "environment")
 _JOB = ("id", "state", "cause", "message", "cancel_requested", "created", "started", "ended")
@@ -40,12 +43,20 @@ def job(connection: Connection, job_id: int) -> Job:
     return found[0]
 
 
-def find_jobs(
-    connection: Connection, *, state: State | None, model: str | None, method: Method | None, limit: int
-) -> list[Job]:
-    """Return the newest jobs that match what is not None, newest first."""
+def matching(
+    *, state: State | None, model: str | None, method: Method | None, tags: Sequence[str]
+) -> list[ColumnElement[bool]]:
+    """Return what is true of jobs that have all the tags and match the rest where it is not None."""
     wanted = {"state": state, "model": model, "method": method}
-    conditions = [jobs.c[name] == value for name, value in wanted.items() if value is not None]
+    tagged = [select(job_tags.c.job_id).where(job_tags.c.tag == tag) for tag in tags]
+    return [
+        *(jobs.c[name] == value for name, value in wanted.items() if value is not None),
+        *(jobs.c.id.in_(ids) for ids in tagged),
+    ]
+
+
+def find_jobs(connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int) -> list[Job]:
+    """Return the newest jobs of which all conditions are true, newest first."""
     return _load(connection, select(jobs).where(*conditions).order_by(jobs.c.id.desc()).limit(limit))
 
 
@@ -64,7 +75,8 @@ def _attempts(connection: Connection, job_ids: Select[Any]) -> dict[int, list[At
 
 
 def _job(row: Row[Any], its_attempts: list[Attempt]) -> Job:
-    return Job(**_fields(row, _JOB), spec=JobSpec.from_dict(row.spec), attempts=its_attempts)
+    progress = None if row.progress is None else Progress.from_dict(row.progress)
+    return Job(**_fields(row, _JOB), spec=JobSpec.from_dict(row.spec), attempts=its_attempts, progress=progress)
 
 
 def _fields(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -75,6 +87,16 @@ def count_queued(connection: Connection, device: Device, limit: int) -> int:
     """Return the number of queued jobs of a device, or `limit` if there are more."""
     some = select(literal(1)).where(jobs.c.device == device, jobs.c.state == "queued").limit(limit)
     return connection.scalar(select(func.count()).select_from(some.subquery())) or 0
+
+
+def backlog(connection: Connection) -> list[Backlog]:
+    """Return how many jobs are queued for each device class that has any, and since when the first waits."""
+    # Only columns of the index on queued jobs: ids grow with time, so that the least one is of the oldest job.
+    queued = select(jobs.c.device, func.count().label("queued"), func.min(jobs.c.id).label("first"))
+    waiting = queued.where(jobs.c.state == "queued").group_by(jobs.c.device).subquery()
+    found = select(waiting.c.device, waiting.c.queued, jobs.c.created.label("since"))
+    joined = found.join_from(waiting, jobs, jobs.c.id == waiting.c.first).order_by(waiting.c.device)
+    return [Backlog(**row) for row in connection.execute(joined).mappings()]
 
 
 def result(connection: Connection, job_id: int) -> Result | None:

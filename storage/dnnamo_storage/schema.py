@@ -32,6 +32,8 @@ __all__ = [
     "attempt_artifacts",
     "attempts",
     "environments",
+    "hint_keys",
+    "job_tags",
     "jobs",
     "metadata",
     "operations",
@@ -40,7 +42,7 @@ __all__ = [
     "workers",
 ]
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """Revision of the newest migration; known here too because importing Alembic to ask takes 0.3 s."""
 
 VERSION_TABLE = "dnnamo_schema_version"
@@ -65,8 +67,8 @@ def _of_attempt() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["job_id", "attempt"], ["attempts.job_id", "attempts.number"], ondelete="CASCADE")
 
 
-# `attempt` is the number of the newest attempt, 0 before the first; `token` and `lease_until` belong to it and are
-# there only while it runs. `started` is when the first attempt began, so that `started - created` is the wait.
+# `attempt` is the number of the newest attempt, 0 before the first; `token`, `lease_until` and `progress` belong to it
+# and are there only while it runs. `started` is when the first attempt began, so that `started - created` is the wait.
 jobs = Table(
     "jobs",
     metadata,
@@ -89,6 +91,7 @@ jobs = Table(
     Column("created", UtcDateTime, nullable=False),
     Column("started", UtcDateTime),
     Column("ended", UtcDateTime),
+    Column("progress", Json),
     _one_of("state", State),
     CheckConstraint("(state = 'running') = (token IS NOT NULL)", name="token"),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
@@ -100,8 +103,14 @@ Index("ix_jobs_claim", jobs.c.device, jobs.c.state, jobs.c.priority.desc(), jobs
 # Finds the running jobs too, of which there are few, for a look at their leases. With an index on `lease_until` itself
 # PostgreSQL would write to every index of the table at each renewal.
 Index("ix_jobs_state", jobs.c.state, jobs.c.id)
-# Hash: PostgreSQL refuses to index text over 2.7 kB in a tree, and users choose this text.
-Index("ix_jobs_model", jobs.c.model, postgresql_using="hash")
+
+# The spec has the tags too; here jobs are found by them.
+job_tags = Table(
+    "job_tags",
+    metadata,
+    Column("tag", StorableText, primary_key=True),
+    Column("job_id", BigId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+)
 
 environments = Table(
     "environments",
@@ -150,6 +159,7 @@ results = Table(
     Column("warmup_steps", BigInteger),
     Column("final_loss", Double),
     Column("record", Json, nullable=False),
+    Column("verdict", Text),
     _of_attempt(),
 )
 
@@ -177,7 +187,7 @@ operations = Table(
     Column("total_ns", BigInteger, nullable=False),
     Column("device_ns", BigInteger, nullable=False),
 )
-# Hash, as for jobs: names of generated kernels run to thousands of characters.
+# Hash: PostgreSQL refuses to index text over 2.7 kB in a tree, and names of generated kernels are longer.
 Index("ix_operations_name", operations.c.name, postgresql_using="hash")
 
 artifacts = Table(
@@ -208,4 +218,17 @@ workers = Table(
     Column("slots", Integer, nullable=False),
     Column("started", UtcDateTime, nullable=False),
     Column("seen", UtcDateTime, nullable=False),
+    Column("polled", UtcDateTime, nullable=False),
+    Column("devices", Json, nullable=False),
+    Column("set_aside", Json, nullable=False),
+    Column("jobs", Json, nullable=False),
+)
+
+# One row, which the migration that makes the table fills: what hints to workers are signed with.
+hint_keys = Table(
+    "hint_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("key", LargeBinary, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
 )

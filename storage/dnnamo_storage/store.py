@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from dnnamo.errors import JobNotFound, UsageError
 from dnnamo.records import (
     Artifact,
+    Backlog,
     Claim,
     Device,
     Environment,
@@ -18,13 +19,14 @@ from dnnamo.records import (
     Method,
     Outcome,
     Profile,
+    Progress,
     Result,
     State,
     Worker,
 )
-from dnnamo_storage import artifacts, life, migrate, outcomes, queries, registry
+from dnnamo_storage import artifacts, life, migrate, outcomes, queries, registry, submissions
 from dnnamo_storage.engine import describe, open_engine, reading, writing
-from dnnamo_storage.life import Renewal
+from dnnamo_storage.life import Cancellation, Renewal
 
 __all__ = ["Store"]
 
@@ -99,10 +101,27 @@ class Store:
 
         Raises:
             UsageError: If the spec holds what a database cannot keep as it is: values that are no JSON, numbers that
-                are not finite, NUL characters, lone surrogates.
+                are not finite, NUL characters, lone surrogates, a tag that is too long.
         """
+        return self.submit_many([spec], keys=[key])[0]
+
+    def submit_many(self, specs: Sequence[JobSpec], *, keys: Sequence[str | None] | None = None) -> list[int]:
+        """Store many jobs, all of them or none.
+
+        Args:
+            specs: What the jobs do; of those with the same priority the first goes first.
+            keys: Idempotency key of each, or None; as for `submit`, within the call too.
+
+        Returns:
+            The jobs' ids, in the order of the specs.
+
+        Raises:
+            UsageError: As for `submit`, or if there is not one key for each spec.
+        """
+        if keys is not None and len(keys) != len(specs):
+            raise UsageError(f"{len(specs)} jobs were given {len(keys)} keys; give each job one, or None.")
         with writing(self.engine) as connection:
-            return life.submit(connection, spec, key)
+            return submissions.submit(connection, specs, [None] * len(specs) if keys is None else keys)
 
     def claim(
         self, devices: Sequence[Device], *, worker: str, lease_s: float, job_id: int | None = None
@@ -123,13 +142,17 @@ class Store:
         with writing(self.engine) as connection:
             return life.claim_next(connection, devices, worker=worker, lease_s=lease_s, job_id=job_id)
 
-    def renew(self, claim: Claim, *, lease_s: float) -> Renewal:
-        """Extend the lease to `lease_s` seconds from now, if the claim still holds."""
+    def renew(self, claim: Claim, *, lease_s: float, progress: Progress | None = None) -> Renewal:
+        """Extend the lease to `lease_s` seconds from now, and keep how far the attempt is, if the claim still holds."""
         with writing(self.engine) as connection:
-            return life.renew(connection, claim, lease_s)
+            return life.renew(connection, claim, lease_s, progress)
 
     def record(self, claim: Claim, outcome: Outcome, *, files: Mapping[str, bytes | Path]) -> bool:
         """Write how an attempt ended, and with it the job: all of it, or nothing.
+
+        A job whose attempt failed by what may be chance, one of `TRIED_TWICE`, is queued again the first time: what is
+        kept then is the attempt with its cause, message, environment and artifacts. If someone cancelled the job
+        meanwhile, it ends as cancelled.
 
         Args:
             claim: The right to the attempt.
@@ -178,6 +201,19 @@ class Store:
             life.cancel(connection, job_id)
             return queries.job(connection, job_id)
 
+    def cancel_matching(
+        self,
+        *,
+        state: State | None = None,
+        model: str | None = None,
+        method: Method | None = None,
+        tags: Sequence[str] = (),
+    ) -> Cancellation:
+        """Cancel, as `cancel` does, the jobs that have all the tags and match what is not None: by default all."""
+        conditions = queries.matching(state=state, model=model, method=method, tags=tags)
+        with writing(self.engine) as connection:
+            return life.cancel_all(connection, conditions)
+
     def reap(self) -> list[int]:
         """Take back the running jobs whose lease ran out.
 
@@ -201,16 +237,28 @@ class Store:
             return queries.job(connection, job_id)
 
     def jobs(
-        self, *, state: State | None = None, model: str | None = None, method: Method | None = None, limit: int = 100
+        self,
+        *,
+        state: State | None = None,
+        model: str | None = None,
+        method: Method | None = None,
+        tags: Sequence[str] = (),
+        limit: int = 100,
     ) -> list[Job]:
-        """Return at most `limit` jobs, newest first; None matches all."""
+        """Return at most `limit` jobs that have all the tags, newest first; None matches all."""
+        conditions = queries.matching(state=state, model=model, method=method, tags=tags)
         with reading(self.engine) as connection:
-            return queries.find_jobs(connection, state=state, model=model, method=method, limit=limit)
+            return queries.find_jobs(connection, conditions, limit=limit)
 
     def queued(self, device: Device, limit: int) -> int:
         """Return how many jobs wait for a device; stops counting at `limit`."""
         with reading(self.engine) as connection:
             return queries.count_queued(connection, device, limit)
+
+    def backlog(self) -> list[Backlog]:
+        """Return how many jobs wait for each device class that has any, by its name, and since when the first does."""
+        with reading(self.engine) as connection:
+            return queries.backlog(connection)
 
     def result(self, job_id: int) -> Result | None:
         """Return the recorded result, None if the job has none."""
@@ -258,10 +306,31 @@ class Store:
             artifacts.keep(connection, [data])
         return artifacts.digest_of(data)
 
-    def report_worker(self, name: str, *, queues: Sequence[Device], slots: int) -> None:
-        """Write that a worker is alive; `started` stays that of its first report since it last retired."""
+    def report_worker(
+        self,
+        name: str,
+        *,
+        queues: Sequence[Device],
+        slots: int,
+        devices: Sequence[str] = (),
+        set_aside: Sequence[str] = (),
+        jobs: Sequence[int] = (),
+        idle_s: float = 0.0,
+    ) -> None:
+        """Write that a worker is alive; `started` stays that of its first report since it last retired.
+
+        Args:
+            name: Its name.
+            queues: Device classes that it serves.
+            slots: How many jobs it runs at once.
+            devices: What each slot computes on, as people read it.
+            set_aside: Devices that it no longer uses, each with the reason.
+            jobs: Ids of the jobs that it runs now.
+            idle_s: Seconds since it last looked for a job, or had no slot free to look for one.
+        """
+        said = {"queues": queues, "devices": devices, "set_aside": set_aside, "jobs": jobs}
         with writing(self.engine) as connection:
-            registry.report(connection, name, queues, slots)
+            registry.report(connection, name, idle_s=idle_s, slots=slots, **{key: list(said[key]) for key in said})
 
     def retire_worker(self, name: str) -> None:
         """Forget a worker that stopped."""
@@ -272,6 +341,11 @@ class Store:
         """Return the workers that reported within the last seconds, by name; by default those that count as alive."""
         with reading(self.engine) as connection:
             return registry.seen_within(connection, seen_within_s)
+
+    def hint_key(self) -> bytes:
+        """Return the secret that hints to workers are signed with, the same for all who use this database."""
+        with reading(self.engine) as connection:
+            return registry.hint_key(connection)
 
 
 def _may_exist(job_id: int) -> bool:

@@ -27,7 +27,8 @@ class Place:
     def __init__(self, home: Path, *, database_url: str | None = None, broker_url: str | None = None) -> None:
         self.home = home
         given = {"DNNAMO_HOME": str(home), "DNNAMO_DATABASE_URL": database_url, "DNNAMO_BROKER_URL": broker_url}
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("DNNAMO_")}
+        keep = "DNNAMO_LOCKS"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DNNAMO_") or name == keep}
         self.environment = clean | {name: value for name, value in given.items() if value is not None}
         self._database_url = database_url or f"sqlite:///{home / 'dnnamo.db'}"
 

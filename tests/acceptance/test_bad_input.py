@@ -131,7 +131,8 @@ def test_failing_model_ends_its_job_with_the_cause_and_the_exit_code_1(cluster: 
     newest = cluster.json("ls", "--limit", 1)[0]
     shown = cluster.json("show", newest["id"])
     assert (shown["state"], shown["cause"]) == ("failed", cause)
-    assert [attempt["cause"] for attempt in shown["attempts"]] == [cause]
+    tries = 2 if cause in ("signal", "oom_host") else 1
+    assert [attempt["cause"] for attempt in shown["attempts"]] == [cause] * tries
     assert cluster.json("run", QUICK, "--steps", 1)["state"] == "succeeded"
 
 

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import text
 
-from dnnamo.records import DEVICES, Device
+from dnnamo.records import Device
+from dnnamo_workers.devices import device_classes
 from tests.acceptance.place import DNNAMO, QUICK, Place, stop, until
 from tests.servers import start_redis
 from tests.test_compose import worker_command
@@ -53,11 +55,28 @@ def test_idle_worker_ends_with_0_when_told_to_stop(own: Place, number: signal.Si
     assert own.json("doctor")[-1]["finding"] == "none"
 
 
-@pytest.mark.parametrize("device", DEVICES)
+NO_GPU = "gpu" not in device_classes()
+GPU = pytest.param("gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason="needs a CUDA device")])
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 def test_worker_of_the_compose_file_serves_its_queue(own: Place, device: Device) -> None:
     with own.worker(worker_command(device)) as worker:
         serving = own.json("doctor")[-1]["finding"]
         assert f":{worker.pid} ({device};" in serving
+
+
+@pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+def test_worker_for_gpus_where_there_is_none_ends_with_2(own: Place) -> None:
+    done = own.dnnamo(*worker_command("gpu")[1:], code=2)
+    assert "sees no GPU" in done.stderr
+    assert "CUDA_VISIBLE_DEVICES" in done.stderr
+
+
+def test_more_slots_than_cores_end_with_2(own: Place) -> None:
+    done = own.dnnamo("worker", "--slots", 10_000, code=2)
+    assert "--slots" in done.stderr
+    assert "10000" in done.stderr
 
 
 def test_jobs_submitted_before_any_worker_are_run_by_the_first(own: Place) -> None:
@@ -199,6 +218,43 @@ def test_user_code_sees_no_passwords_and_never_runs_in_the_worker(own: Place) ->
         log = own.dnnamo("logs", job_id).stdout
     assert log.startswith("[] False ")
     assert str(worker.pid) not in log.split()
+
+
+DAEMON = """
+import os, time
+class M:
+    def run_inference(self, n_steps=1):
+        if os.path.exists({marks!r}):
+            return [1.0]
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                with open({marks!r} + ".new", "w") as file:
+                    file.write(str(os.getpid()))
+                os.rename({marks!r} + ".new", {marks!r})
+                time.sleep(1000)
+            os._exit(0)
+        os.wait()
+        time.sleep(1000)
+def __dnnamo_loader__():
+    return M()
+"""
+
+
+def test_nothing_of_a_job_is_left_when_what_keeps_it_is_killed(own: Place) -> None:
+    marks = own.home / "daemon"
+    model = own.file("daemon.py", DAEMON.format(marks=str(marks)))
+    with own.worker() as worker:
+        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        until(marks.exists)
+        (keeper,) = psutil.Process(worker.pid).children()
+        daemon = psutil.Process(int(marks.read_text()))
+        assert daemon.ppid() == keeper.pid
+
+        keeper.kill()
+
+        until(lambda: not daemon.is_running())
+        assert [attempt["cause"] for attempt in own.ended(job_id)["attempts"]] == ["signal", None]
 
 
 def test_up_is_a_whole_cluster_in_one_command(tmp_path: Path) -> None:

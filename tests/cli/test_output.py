@@ -133,8 +133,8 @@ def test_progress_is_silent_unless_somebody_looks(capsys, monkeypatch, out, err)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: out)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: err)
 
-    with progress("going on"):
-        pass
+    with progress("going on") as tell:
+        tell("3/5 steps", 3, 5)
 
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
@@ -145,9 +145,10 @@ def test_progress_is_shown_on_standard_error_of_a_terminal(capsys, monkeypatch):
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
 
-    with progress("going on"):
-        pass
+    with progress("going [b]on") as tell:
+        tell("3/5 steps", 3, 5)
 
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "going on" in captured.err
+    assert "going [b]on" in captured.err
+    assert "3/5 steps" in captured.err

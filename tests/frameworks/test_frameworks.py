@@ -3,7 +3,6 @@
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from types import ModuleType
 
 import pytest
@@ -23,9 +22,8 @@ def plug_in(monkeypatch) -> ModuleType:
     module.PROFILES = "a given profile"
     module.profile_from = lambda native: (PROFILE, {"a.bin": b"a"}) if native == "profile" else None
     module.graph_file = lambda graph: ("graph.bin", b"g") if graph == "graph" else None
-    entry = EntryPoint(name="given_library", value="given_framework", group="dnnamo.frameworks")
     monkeypatch.setattr(frameworks, "_BUILT_IN", {})
-    monkeypatch.setattr(frameworks, "entry_points", lambda group: [entry] if group == entry.group else [])
+    monkeypatch.setattr(frameworks, "installed", {"dnnamo.frameworks": {"given_library": "given_framework"}}.get)
     monkeypatch.setitem(sys.modules, "given_framework", module)
     return module
 

@@ -1,6 +1,5 @@
 import os
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from textwrap import dedent
 
@@ -317,7 +316,6 @@ def test_a_size_that_is_none_is_named(value):
 def test_a_scheme_can_be_a_plug_in(file, monkeypatch):
     file("def loader(name): return lambda **given: Given(name=name, **given)", name="given_scheme.py")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    found = [EntryPoint(name="given", value="given_scheme", group="dnnamo.loaders")]
-    monkeypatch.setattr(loaders, "entry_points", lambda group: found if group == "dnnamo.loaders" else [])
+    monkeypatch.setattr(loaders, "installed", {"dnnamo.loaders": {"given": "given_scheme"}}.get)
 
     assert load("given:a:b", {"size": 1}).given == {"name": "a:b", "size": 1}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dnnamo.records import METHODS, Artifact, JobSpec
+from dnnamo.records import METHODS, Artifact, Evidence, JobSpec
 from dnnamo.runner import execute as module
 from dnnamo.runner.execute import execute
+from dnnamo.runner.progress import Counter
 from dnnamo.runner.wire import Request
 
 MODEL = """
@@ -55,7 +56,7 @@ def scratch(tmp_path) -> Path:
 def carry_out(tmp_path, scratch):
     """Executes a method of a model file whose text continues `MODEL`, or of any model reference."""
 
-    def carry_out(method, text="", *, model=None, weights=None, **options):
+    def carry_out(method, text="", *, model=None, weights=None, counter=None, **options):
         path = tmp_path / "given_model.py"
         path.write_text(f"{MODEL}{dedent(text)}\ndef __dnnamo_loader__(**given): return Given(**given)\n")
         spec = JobSpec(
@@ -64,7 +65,7 @@ def carry_out(tmp_path, scratch):
             weights="digest" if weights else None,
             **{"n_steps": 2, "warmup": 0} | options,
         )
-        return execute(Request(spec=spec, scratch=str(scratch), weights=weights and str(weights)))
+        return execute(Request(spec=spec, scratch=str(scratch), weights=weights and str(weights)), counter)
 
     return carry_out
 
@@ -110,6 +111,79 @@ def test_training_gives_losses_and_scores(carry_out):
     assert outcome.result.score == [0, 0, 0]
     assert outcome.result.steps.warmup.count == 1
     assert outcome.artifacts == []
+
+
+class GivenWatch:
+    """Stands in for `Watch`, for tests alone: the machine is disturbed as often as `disturbed` says."""
+
+    disturbed = 0
+
+    def __init__(self, gpu: str | None = None) -> None:
+        self.gpu = gpu
+
+    def __enter__(self) -> "GivenWatch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        type(self).disturbed -= 1
+        reasons = ["other processes took 90 % of the measurement's cores"] if self.disturbed >= 0 else []
+        self.evidence = Evidence(wall_ns=1, cores=[0], own_cpu_ns=1, foreign_cpu_ns=9, reasons=reasons)
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "repeats", "repeated", "verdict"),
+    [(0, 0, 0, "clean"), (1, 0, 0, "tainted"), (1, 3, 1, "clean"), (3, 3, 3, "clean"), (9, 3, 3, "tainted")],
+)
+@pytest.mark.parametrize("method", ["run_inference", "run_training"])
+def test_a_disturbed_measurement_is_repeated_a_bounded_number_of_times(
+    carry_out, monkeypatch, method, disturbed, repeats, repeated, verdict
+):
+    monkeypatch.setattr(module, "Watch", GivenWatch)
+    monkeypatch.setattr(GivenWatch, "disturbed", disturbed)
+
+    outcome = carry_out(method, n_steps=2, repeats=repeats)
+
+    evidence = outcome.result.evidence
+    assert (evidence.repeated, evidence.verdict) == (repeated, verdict)
+    assert len(outcome.result.steps.duration_ns) == 2
+
+
+def test_what_is_measured_has_evidence_of_this_machine(carry_out):
+    evidence = carry_out("run_inference").result.evidence
+
+    assert set(evidence.cores) == os.sched_getaffinity(0)
+    assert evidence.wall_ns > 0
+
+
+def test_what_is_not_measured_has_none(carry_out):
+    assert carry_out("get_weights").result is None
+
+
+def test_steps_and_losses_are_told_while_the_job_runs(carry_out, tmp_path):
+    counter = Counter()
+    seen = []
+    counter.counted = lambda: seen.append("step")
+    counter.keep_loss = lambda loss: seen.append(loss)
+    counter.warmed_up = lambda: seen.append("warm-up")
+
+    carry_out("run_training", n_steps=2, warmup=1, counter=counter)
+
+    assert seen == ["warm-up", 0.5, "step", 0.5, "step", 0.5]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("MemoryError()", "oom_host"),
+        ('RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory: you tried")', "oom_host"),
+        ("type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')", "oom_device"),
+        ("type('ResourceExhaustedError', (Exception,), {})('OOM on /job:0/device:GPU:0 by')", "oom_device"),
+        ("type('ResourceExhaustedError', (Exception,), {})('OOM on /job:0/device:CPU:0 by')", "oom_host"),
+        ("RuntimeError('memory of a better time')", "user_error"),
+    ],
+)
+def test_want_of_memory_is_told_by_where_it_was(carry_out, error, cause):
+    assert carry_out("run_training", a_method("run_training", f"raise {error}")).cause == cause
 
 
 def test_params_reach_the_loader_as_keyword_arguments_of_their_json_types(carry_out):

@@ -1,7 +1,7 @@
 """What `Store` promises, on every database that it runs on."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -14,124 +14,40 @@ from sqlalchemy import event, func, select, text, update
 from dnnamo.errors import JobNotFound, UsageError
 from dnnamo.records import (
     Artifact,
+    Backlog,
     Claim,
     Device,
-    Environment,
-    Gpu,
+    Evidence,
     JobSpec,
     Operation,
     Outcome,
-    Predictions,
     Profile,
+    Progress,
     Result,
-    Steps,
-    Warmup,
 )
 from dnnamo_storage import MAX_LOSSES, Renewal, Store
 from dnnamo_storage import schema as tables
 from dnnamo_storage.artifacts import digest_of
 from dnnamo_storage.columns import db_now
 from dnnamo_storage.engine import reading, writing
+from tests.storage.stored import (
+    ENVIRONMENT,
+    HUGE,
+    PROFILE,
+    RESULT,
+    SPEC,
+    SUCCEEDED,
+    contents,
+    count,
+    let_lease_run_out,
+    lose,
+    race,
+    submit_and_take,
+    take,
+)
 
-SPEC = JobSpec(model="demo:mlp", method="run_inference")
-SUCCEEDED = Outcome(state="succeeded")
 NASTY = "a\x00b \ud83d half \U0001f98a 名前"
 KEPT = "a\ufffdb \ufffd half \U0001f98a 名前"
-HUGE = 2**63 - 1
-
-ENVIRONMENT = Environment(
-    hostname="node7",
-    os="Linux 6.1",
-    cpu="EPYC",
-    cores=64,
-    affinity=[0, 1],
-    governor=None,
-    memory_bytes=2**40,
-    python="3.11.7",
-    libraries={"torch": "2.13.0", "numpy": "2.4.6"},
-    threads={"OMP_NUM_THREADS": 2},
-    gpus=[Gpu(name="H200", uuid="GPU-1", memory_bytes=2**37)],
-    driver="570",
-)
-RESULT = Result(
-    steps=Steps(count=4, duration_ns=[4_000, 2_000, 3_000, HUGE], warmup=Warmup(count=2, duration_ns=[9, 8])),
-    loss=[1.5, None, 1e300, 0.25],
-    score=[0.5],
-    predictions=Predictions(kept=1, total=4, total_bytes=4096),
-)
-PROFILE = Profile(
-    source="kineto",
-    step_ns=[10, 30],
-    covered_ns=20,
-    operations=[
-        Operation(name="aten::mm", calls=3, self_ns=HUGE, total_ns=HUGE, device_ns=HUGE, shapes=[[2, 3], [], None]),
-        Operation(name="aten::add", calls=1, self_ns=5, total_ns=7),
-        Operation(name="aten::mm", calls=1, self_ns=1, total_ns=1, shapes=[[1, 1]]),
-    ],
-)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    with Store.open(database_url) as store:
-        yield store
-
-
-def take(store: Store, **options: Any) -> Claim:
-    claim = store.claim(["cpu", "gpu"], **{"worker": "w1", "lease_s": 30.0, **options})
-    assert claim is not None
-    return claim
-
-
-def submit_and_take(store: Store, spec: JobSpec = SPEC) -> Claim:
-    return take(store, job_id=store.submit(spec))
-
-
-def let_lease_run_out(store: Store, job_id: int) -> None:
-    with writing(store.engine) as connection:
-        connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(lease_until=db_now(-1)))
-
-
-def lose(store: Store, job_id: int) -> Claim:
-    claim = take(store, job_id=job_id)
-    let_lease_run_out(store, job_id)
-    assert store.reap() == [job_id]
-    return claim
-
-
-def count(store: Store, table: str) -> int:
-    with reading(store.engine) as connection:
-        return connection.scalar(select(func.count()).select_from(tables.metadata.tables[table])) or 0
-
-
-def contents(store: Store) -> dict[str, Any]:
-    """All rows of all tables."""
-    with reading(store.engine) as connection:
-        return {
-            name: sorted(map(repr, connection.execute(select(table)))) for name, table in tables.metadata.tables.items()
-        }
-
-
-def race(*racers: Callable[[], Any]) -> list[Any]:
-    """Call all at once, each in a thread of its own; return what they returned, in order."""
-    start = threading.Barrier(len(racers))
-    results: dict[int, Any] = {}
-    errors: list[BaseException] = []
-
-    def run(number: int, racer: Callable[[], Any]) -> None:
-        start.wait()
-        try:
-            results[number] = racer()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=item) for item in enumerate(racers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    return [results[number] for number in range(len(racers))]
 
 
 def record_with_files(
@@ -238,6 +154,18 @@ class TestClaim:
         order = [take(store).job_id for _ in ids]
         assert order == [ids[4], ids[1], ids[2], ids[5], ids[0], ids[3]]
 
+    def test_the_order_of_the_devices_does_not_matter(self, store: Store) -> None:
+        cpu = store.submit(JobSpec(model="m", method="run_inference", priority=1))
+        gpu = store.submit(JobSpec(model="m", method="run_inference", priority=1, device="gpu"))
+        orders: list[list[Device]] = [["gpu", "cpu"], ["cpu", "gpu"], ["gpu", "cpu", "gpu"]]
+        for devices in orders:
+            claim = store.claim(devices, worker="w", lease_s=30)
+            assert claim is not None
+            assert claim.job_id == cpu
+            store.hand_back(claim)
+        take(store, job_id=cpu)
+        assert take(store).job_id == gpu
+
     def test_only_jobs_of_the_devices_are_claimed(self, store: Store) -> None:
         gpu = store.submit(JobSpec(model="m", method="run_inference", device="gpu", priority=9))
         cpu = store.submit(SPEC)
@@ -314,10 +242,42 @@ class TestRenew:
     def test_a_claim_that_does_not_hold_changes_nothing(self, store: Store, stale: Callable[[Claim], Claim]) -> None:
         forged = stale(submit_and_take(store))
         before = contents(store)
-        assert store.renew(forged, lease_s=30) == Renewal(current=False, cancel_requested=False)
+        told = Progress(done=1)
+        assert store.renew(forged, lease_s=30, progress=told) == Renewal(current=False, cancel_requested=False)
         assert store.record(forged, SUCCEEDED, files={}) is False
         assert store.hand_back(forged) is False
         assert contents(store) == before
+
+    def test_progress_is_seen_while_the_attempt_runs(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        assert store.job(claim.job_id).progress is None
+        told = Progress(warmup=3, done=7, loss=0.25)
+        store.renew(claim, lease_s=30, progress=told)
+        assert store.job(claim.job_id).progress == told
+        assert [job.progress for job in store.jobs()] == [told]
+        store.renew(claim, lease_s=30)
+        assert store.job(claim.job_id).progress == told
+
+    def test_a_loss_that_is_not_finite_is_kept_as_none(self, store: Store) -> None:
+        claim = submit_and_take(store)
+        store.renew(claim, lease_s=30, progress=Progress(done=1, loss=float("nan")))
+        assert store.job(claim.job_id).progress == Progress(done=1)
+
+    @pytest.mark.parametrize(
+        "leave",
+        [
+            lambda store, claim: store.record(claim, SUCCEEDED, files={}),
+            lambda store, claim: store.record(claim, Outcome(state="failed", cause="signal"), files={}),
+            lambda store, claim: store.hand_back(claim),
+            lambda store, claim: (let_lease_run_out(store, claim.job_id), store.reap()),
+        ],
+        ids=["over", "retried", "handed back", "lost"],
+    )
+    def test_progress_goes_with_the_attempt(self, store: Store, leave: Callable[[Store, Claim], Any]) -> None:
+        claim = submit_and_take(store)
+        store.renew(claim, lease_s=30, progress=Progress(done=7))
+        leave(store, claim)
+        assert store.job(claim.job_id).progress is None
 
     def test_a_job_that_is_over_is_not_renewed(self, store: Store) -> None:
         claim = submit_and_take(store)
@@ -386,17 +346,27 @@ class TestRecord:
         assert store.profile(claim.job_id) == empty.profile
         assert store.artifacts(claim.job_id) == []
 
+    @pytest.mark.parametrize(("reasons", "verdict"), [([], "clean"), (["Others took 12 % of core 3."], "tainted")])
+    def test_the_verdict_is_a_column(self, store: Store, reasons: list[str], verdict: str) -> None:
+        evidence = Evidence(wall_ns=10, cores=[3], own_cpu_ns=9, foreign_cpu_ns=1, reasons=reasons)
+        result = Result(evidence=evidence)
+        claim = submit_and_take(store)
+        assert store.record(claim, Outcome(state="succeeded", result=result), files={})
+        assert store.record(submit_and_take(store), Outcome(state="succeeded", result=Result()), files={})
+        assert store.result(claim.job_id) == result
+        with reading(store.engine) as connection:
+            found = connection.scalars(select(tables.results.c.verdict).order_by(tables.results.c.job_id)).all()
+        assert found == [verdict, None]
+
     def test_a_failure_keeps_its_cause(self, store: Store) -> None:
         claim = submit_and_take(store)
-        failed = Outcome(state="failed", cause="signal", message="SIGSEGV", environment=ENVIRONMENT)
+        failed = Outcome(state="failed", cause="timeout", message="too slow", environment=ENVIRONMENT)
         assert store.record(claim, failed, files={})
         job = store.job(claim.job_id)
-        assert (job.state, job.cause, job.message) == ("failed", "signal", "SIGSEGV")
-        assert (job.attempts[0].state, job.attempts[0].cause, job.attempts[0].message) == (
-            "failed",
-            "signal",
-            "SIGSEGV",
-        )
+        assert (job.state, job.cause, job.message) == ("failed", "timeout", "too slow")
+        (attempt,) = job.attempts
+        assert (attempt.state, attempt.cause, attempt.message) == ("failed", "timeout", "too slow")
+        assert attempt.environment == ENVIRONMENT.digest
         assert store.result(claim.job_id) is None
         assert store.profile(claim.job_id) is None
 
@@ -424,16 +394,17 @@ class TestRecord:
             result=RESULT,
             profile=PROFILE,
             environment=ENVIRONMENT,
-            artifacts=[Artifact(name="a", media_type="text/plain")],
+            artifacts=[Artifact(name="a", media_type="text/plain"), Artifact(name="b", media_type="text/plain")],
         )
+        files: dict[str, bytes | Path] = {"a": b"late", "b": b"later" * 2**16}
         assert store.renew(stale, lease_s=30).current is False
-        assert store.record(stale, outcome, files={"a": b"late"}) is False
+        assert store.record(stale, outcome, files=files) is False
         assert store.hand_back(stale) is False
         assert contents(store) == before
 
         assert store.record(current, SUCCEEDED, files={})
         assert [attempt.state for attempt in store.job(job_id).attempts] == ["lost", "succeeded"]
-        assert store.record(stale, outcome, files={"a": b"late"}) is False
+        assert store.record(stale, outcome, files=files) is False
         assert store.result(job_id) is None
 
     def test_a_stale_attempt_that_looks_alive_is_marked_lost(self, store: Store) -> None:
@@ -497,10 +468,16 @@ class TestRecord:
     def test_a_failure_in_the_middle_rolls_everything_back(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         claim = submit_and_take(store)
         before = contents(store)
-        monkeypatch.setattr("dnnamo_storage.artifacts.attach", lambda *_: 1 / 0)
-        outcome = Outcome(state="succeeded", result=RESULT, profile=PROFILE, environment=ENVIRONMENT)
+        monkeypatch.setattr("dnnamo_storage.outcomes._write_profile", lambda *_: 1 / 0)
+        outcome = Outcome(
+            state="succeeded",
+            result=RESULT,
+            profile=PROFILE,
+            environment=ENVIRONMENT,
+            artifacts=[Artifact(name="small", media_type="a/b"), Artifact(name="large", media_type="a/b")],
+        )
         with pytest.raises(ZeroDivisionError):
-            store.record(claim, outcome, files={})
+            store.record(claim, outcome, files={"small": b"few", "large": b"many" * 2**16})
         assert contents(store) == before
 
     def test_text_from_user_code_cannot_break_the_record(self, store: Store) -> None:
@@ -550,8 +527,9 @@ class TestRecord:
             assert store.record(submit_and_take(store), outcome, files={"a": b"same", "b": b"same"})
         assert [count(store, name) for name in ("environments", "artifacts", "attempt_artifacts")] == [1, 1, 4]
 
-    def test_racing_records_of_the_same_files_do_not_lock_each_other_out(self, store: Store) -> None:
-        files = {str(number): str(number).encode() for number in range(12)}
+    @pytest.mark.parametrize("size", [1, 2**16], ids=["small", "large"])
+    def test_racing_records_of_the_same_files_do_not_lock_each_other_out(self, store: Store, size: int) -> None:
+        files = {str(number): f"{number} ".encode() * size for number in range(12)}
         claims = [submit_and_take(store) for _ in range(6)]
         orders = [dict(reversed(files.items())) if n % 2 else files for n in range(6)]
         racers = [lambda c=c, f=f: record_with_files(store, c, f) for c, f in zip(claims, orders, strict=True)]
@@ -723,6 +701,20 @@ class TestReading:
         assert (store.queued("cpu", 10), store.queued("cpu", 2), store.queued("gpu", 10)) == (3, 2, 1)
         assert store.queued("cpu", 0) == 0
 
+    def test_the_backlog_says_how_many_wait_and_since_when(self, store: Store) -> None:
+        assert store.backlog() == []
+        first, *_ = [store.submit(JobSpec(model="m", method="run_inference", priority=n)) for n in range(3)]
+        gpu = store.submit(JobSpec(model="m", method="run_inference", device="gpu"))
+        take(store, job_id=store.submit(SPEC))
+        store.cancel(store.submit(SPEC))
+        assert store.backlog() == [
+            Backlog(device="cpu", queued=3, since=store.job(first).created),
+            Backlog(device="gpu", queued=1, since=store.job(gpu).created),
+        ]
+        take(store, job_id=first)
+        take(store, job_id=gpu)
+        assert store.backlog() == [Backlog(device="cpu", queued=2, since=store.job(first + 1).created)]
+
     @pytest.mark.parametrize("job_id", [0, 999, 2**70])
     def test_a_job_without_records_has_none(self, store: Store, job_id: int) -> None:
         assert store.result(job_id) is None
@@ -770,6 +762,28 @@ class TestWorkers:
         assert (second.queues, second.slots, second.started) == (["cpu", "gpu"], 2, first.started)
         assert second.seen > first.seen
 
+    def test_a_report_says_what_the_worker_holds(self, store: Store) -> None:
+        store.report_worker("w", queues=["cpu"], slots=2)
+        (bare,) = store.workers()
+        assert (bare.devices, bare.set_aside, bare.jobs) == ([], [], [])
+        store.report_worker(
+            "w",
+            queues=["gpu"],
+            slots=2,
+            devices=["GPU-5b2f with cores 0-3", "cores 4-7"],
+            set_aside=["GPU-77aa: 3 GiB were left behind"],
+            jobs=[7, 2**40],
+            idle_s=12.5,
+        )
+        (worker,) = store.workers()
+        assert worker.devices == ["GPU-5b2f with cores 0-3", "cores 4-7"]
+        assert worker.set_aside == ["GPU-77aa: 3 GiB were left behind"]
+        assert worker.jobs == [7, 2**40]
+        assert (worker.seen - worker.polled).total_seconds() == pytest.approx(12.5, abs=0.1)
+        store.report_worker("w", queues=["gpu"], slots=2)
+        (idle,) = store.workers()
+        assert (idle.devices, idle.set_aside, idle.jobs, idle.started) == ([], [], [], bare.started)
+
     def test_a_silent_worker_drops_out(self, store: Store) -> None:
         store.report_worker("w", queues=["cpu"], slots=1)
         with writing(store.engine) as connection:
@@ -783,6 +797,11 @@ class TestWorkers:
 
 
 class TestDoor:
+    def test_all_who_use_a_database_have_the_same_hint_key(self, database_url: str) -> None:
+        with Store.open(database_url) as one, Store.open(database_url) as other:
+            assert one.hint_key() == other.hint_key()
+            assert len(one.hint_key()) == 32
+
     def test_what_was_stored_is_there_when_it_is_opened_again(self, database_url: str) -> None:
         with Store.open(database_url) as store:
             job_id = store.submit(SPEC, key="k")

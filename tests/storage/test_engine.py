@@ -100,6 +100,26 @@ def test_a_connection_cut_by_the_server_is_unavailable_and_the_next_one_works(po
         assert store.jobs() == []
 
 
+@pytest.mark.parametrize("deaf", [False, True], ids=["heard", "asked"])
+def test_a_connection_that_ended_while_nobody_used_it_is_replaced(
+    postgres_url: str, deaf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if deaf:  # as when the news of the end never came, and the connection has been idle for a while
+        monkeypatch.setattr("dnnamo_storage.engine._has_input", lambda _: False)
+        monkeypatch.setattr("dnnamo_storage.engine._TRUSTED_S", 0.0)
+    pid = text("SELECT pg_backend_pid()")
+    engine, other = open_engine(postgres_url), open_engine(postgres_url)
+    with reading(engine) as one, reading(engine) as two:
+        pids = [one.scalar(pid), two.scalar(pid)]
+    with writing(other) as connection:
+        for number in pids:
+            assert connection.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": number})
+    with reading(engine) as one, reading(engine) as two:
+        assert not {one.scalar(pid), two.scalar(pid)} & set(pids)
+    engine.dispose()
+    other.dispose()
+
+
 def test_a_postgresql_user_without_rights_is_told_so(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with pytest.raises(DatabaseUnavailable, match="right to create"), writing(engine) as connection:

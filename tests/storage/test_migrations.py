@@ -1,26 +1,77 @@
 """The schema's version: made once, upgraded on demand, and never touched when it is not ours."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, MetaData, inspect, select, text
 
 from dnnamo.errors import SchemaMismatch
 from dnnamo_storage import SCHEMA_REVISION, Store, check, open_engine, upgrade
 from dnnamo_storage.engine import reading, writing
 from dnnamo_storage.migrate import config
 from dnnamo_storage.schema import VERSION_TABLE, metadata
+from tests.storage.stored import PROFILE, RESULT, SPEC, take
+
+FIRST_SCHEMA = Path(__file__).parent / "data" / "schema_0001.sql"
+"""A SQLite database as the first released schema kept it, with a few rows in each table."""
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    engine = open_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_engine(database_url)
-    yield engine
-    engine.dispose()
+    with opened(database_url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def old(engine: Engine, tmp_path: Path) -> Engine:
+    """The database, filled as the first Dnnamo left it."""
+    if engine.dialect.name == "sqlite":
+        load_first_schema(Path(str(engine.url.database)))
+    else:
+        load_first_schema(tmp_path / "first.db")
+        with opened(f"sqlite:///{tmp_path / 'first.db'}") as first:
+            copy_first_schema(rows(first), engine)
+    return engine
+
+
+def load_first_schema(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(FIRST_SCHEMA.read_text())
+
+
+def copy_first_schema(kept: dict[str, list[dict[str, Any]]], engine: Engine) -> None:
+    from alembic import command
+
+    with writing(engine) as connection:
+        command.upgrade(config(connection), "0001")
+        reflected = MetaData()
+        reflected.reflect(connection)
+        del kept[VERSION_TABLE]
+        for table in reflected.sorted_tables:
+            for row in kept.get(table.name, ()):
+                connection.execute(table.insert(), {name: in_utc(value) for name, value in row.items()})
+        connection.execute(text("SELECT setval(pg_get_serial_sequence('jobs', 'id'), max(id)) FROM jobs"))
+
+
+def in_utc(value: Any) -> Any:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
 
 def run(engine: Engine, statement: str) -> None:
@@ -51,6 +102,17 @@ def shape(engine: Engine) -> dict[str, Any]:
                 "indexes": sorted(inspector.get_indexes(name), key=str),
             }
             for name in metadata.tables
+        }
+
+
+def rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """All rows of all tables, as the database describes them."""
+    with reading(engine) as connection:
+        reflected = MetaData()
+        reflected.reflect(connection)
+        return {
+            table.name: [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]
+            for table in reflected.sorted_tables
         }
 
 
@@ -136,13 +198,51 @@ def test_threads_that_race_to_make_the_tables_all_succeed(database_url: str) -> 
     assert errors == []
 
 
-def test_an_older_schema_asks_for_an_upgrade(
-    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upgrade(engine)
-    monkeypatch.setattr("dnnamo_storage.migrate.SCHEMA_REVISION", "0002")
+def test_an_older_schema_asks_for_an_upgrade(database_url: str, old: Engine) -> None:
+    before = rows(old)
     with pytest.raises(SchemaMismatch, match="dnnamo db upgrade"):
         Store.open(database_url)
+
+    assert rows(old) == before
+
+
+def test_an_upgrade_from_the_first_schema_keeps_all_rows(database_url: str, old: Engine) -> None:
+    before = rows(old)
+    upgrade(old)
+
+    after = rows(old)
+    kept = {name: [{column: row[column] for column in before[name][0]} for row in after[name]] for name in before}
+    before[VERSION_TABLE] = [{"version_num": SCHEMA_REVISION}]
+    assert kept == before
+    assert all(before.values())
+    with Store.open(database_url) as store:
+        assert store.job(1).spec.params == {"width": 2**40, "layers": [1, 2]}
+        assert store.job(1).spec.tags == []
+        assert store.result(1) == RESULT
+        assert store.profile(1) == PROFILE
+        assert store.submit(SPEC, key="first") == 1
+        assert [job.state for job in store.jobs()] == ["cancelled", "running", "queued", "failed", "succeeded"]
+        assert take(store).job_id == 3
+        assert store.reap() == [4]
+        (worker,) = store.workers(seen_within_s=1e9)
+        assert (worker.name, worker.polled, worker.jobs) == ("node7:42", worker.seen, [])
+
+
+def test_an_upgraded_schema_is_the_same_as_a_new_one(old: Engine) -> None:
+    upgrade(old)
+    upgraded = shape(old)
+    with writing(old) as connection:
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+
+    assert upgraded == shape(old)
+
+
+def test_each_database_gets_a_hint_key_of_its_own(database_url: str, old: Engine, tmp_path: Path) -> None:
+    upgrade(old)
+    with Store.open(database_url) as upgraded, Store.open(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        assert len(upgraded.hint_key()) == len(other.hint_key()) == 32
+        assert upgraded.hint_key() == upgraded.hint_key() != other.hint_key()
 
 
 @pytest.mark.parametrize("revision", ["9999", "from-the-future"])

@@ -5,6 +5,7 @@ import pytest
 from dnnamo.client import JobHandle, Session
 from dnnamo.errors import DatabaseUnavailable
 from dnnamo.records import JobSpec
+from dnnamo.settings import Settings
 from dnnamo_storage import Store
 from dnnamo_workers import embedded
 
@@ -20,7 +21,7 @@ def __dnnamo_loader__():
 
 @pytest.fixture
 def session(tmp_path) -> Iterator[Session]:
-    found = Session(f"sqlite:///{tmp_path / 'dnnamo.db'}", None)
+    found = Session(Settings(home=tmp_path, database_url=f"sqlite:///{tmp_path / 'dnnamo.db'}"))
     yield found
     found.store.close()
 

@@ -1,15 +1,18 @@
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from dnnamo.records import JobSpec
+from dnnamo.records import JobSpec, Progress
 from dnnamo.runner.wire import Request
+from dnnamo_workers.keeper import Keeper, Kind
 from dnnamo_workers.process import CappedLog, RunnerProcess
 
 PATIENCE_S = 30
@@ -17,6 +20,10 @@ PATIENCE_S = 30
 MODEL = """
 import ctypes, os, signal, subprocess, sys, time
 from dnnamo import Model
+
+def report_pipe():
+    return next(fd for fd in range(3, 20) if os.path.exists(f"/proc/self/fd/{{fd}}")
+                and os.readlink(f"/proc/self/fd/{{fd}}").startswith("pipe:"))
 
 class Given(Model):
     def run_inference(self, n_steps=1):
@@ -28,18 +35,45 @@ def __dnnamo_loader__():
 """
 
 
+def make_keeper(*, forks: bool) -> Keeper:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    keeper = Keeper(Kind(forks=forks), environment=environment, cores=sorted(os.sched_getaffinity(0)))
+    keeper.wait_ready(PATIENCE_S)
+    return keeper
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Keeper]:
+    keeper = make_keeper(forks=True)
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture(params=["zygote", "ahead"])
+def keeper(request) -> Iterator[Keeper]:
+    """One that forks, the same for all tests, and one that was started for a single job."""
+    if request.param == "zygote":
+        yield request.getfixturevalue("zygote")
+    else:
+        keeper = make_keeper(forks=False)
+        yield keeper
+        keeper.close()
+
+
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, keeper):
     """Starts a runner on a model whose `run_inference` does what the text says, in a folder of its own."""
 
-    def start(text: str = "pass", *, name: str = "given_model.py", **environment: str) -> RunnerProcess:
+    def start(
+        text: str = "pass", *, name: str = "given_model.py", steps: int = 1, warmup: int = 0, **environment: str
+    ) -> RunnerProcess:
         path = tmp_path / name
         path.write_text(MODEL.format(body="\n".join(" " * 8 + line for line in dedent(text).splitlines())))
         scratch = tmp_path / "scratch"
         scratch.mkdir(exist_ok=True)
-        spec = JobSpec(model=str(path), method="run_inference", n_steps=1, warmup=0)
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HERE": str(tmp_path), **environment}
-        return RunnerProcess(Request(spec=spec, scratch=str(scratch)), environment=environment)
+        spec = JobSpec(model=str(path), method="run_inference", n_steps=steps, warmup=warmup)
+        environment = {**os.environ, "HERE": str(tmp_path), **environment}
+        return RunnerProcess(keeper, Request(spec=spec, scratch=str(scratch), environment=environment))
 
     return start
 
@@ -129,16 +163,11 @@ def test_the_environment_is_the_one_given(start):
         assert runner.log == b"yes\n"
 
 
-def test_the_working_folder_does_not_shadow_libraries(start, tmp_path, monkeypatch):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "json.py").write_text("raise AssertionError('shadowed')")
-    monkeypatch.chdir(elsewhere)
+def test_the_working_folder_does_not_shadow_libraries(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise AssertionError('shadowed')")
+    monkeypatch.chdir(tmp_path)
 
-    with start("import json; print(json.dumps(1))") as runner:
-        pump_to_the_end(runner)
-
-        assert runner.log == b"1\n"
+    make_keeper(forks=True).close()
 
 
 @pytest.mark.parametrize("name", ["torch.py", "tensorflow.py"])
@@ -214,7 +243,7 @@ def test_an_abort_is_told_by_its_signal(start):
 
 
 def test_what_user_code_writes_to_the_pipe_is_a_value_error(start):
-    with start("os.write(int(sys.argv[1]), b'\\0\\0\\0\\2{}'); os._exit(0)") as runner:
+    with start("os.write(report_pipe(), b'\\0\\0\\0\\2{}'); os._exit(0)") as runner:
         pump_to_the_end(runner)
 
         with pytest.raises(ValueError):
@@ -318,41 +347,72 @@ def test_leaving_the_block_ends_a_runner_that_nobody_stopped(start):
     wait_until_gone(child)
 
 
-def test_a_daemon_that_holds_the_pipes_open_does_not_block(start):
-    text = """
+DAEMON = """
+lives, says_so = os.pipe()
+if os.fork() == 0:
+    os.setsid()
     if os.fork() == 0:
-        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("child", os.getpid(), end="!")
+        os.write(says_so, b"+")
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+os.read(lives, 1)
+"""
+
+
+@pytest.mark.parametrize("ending", ["pass", "os.abort()", "os._exit(0)"])
+def test_a_daemon_is_gone_when_the_job_has_ended(start, ending):
+    with start(DAEMON + ending) as runner:
+        daemon = child_of(runner)
+        pump_to_the_end(runner)
+
+        assert not is_alive(daemon)
+
+
+def test_a_tree_of_processes_that_forks_on_is_ended(start):
+    text = """
+    for _ in range(40):
         if os.fork() == 0:
-            print("child", os.getpid(), end="!")
+            os.setpgid(0, 0)
+            for _ in range(3):
+                if os.fork() == 0:
+                    time.sleep(1000)
             time.sleep(1000)
-        os._exit(0)
-    os.wait()
+    print("child", os.getpid(), end="!")
+    time.sleep(1000)
     """
     with start(text) as runner:
-        daemon = child_of(runner)
-        try:
-            pump_to_the_end(runner)
-            assert runner.outcome.state == "succeeded"
-            assert is_alive(daemon)
-        finally:
-            os.kill(daemon, signal.SIGKILL)
+        child_of(runner)
+        pids = runner.pids
+        assert len(pids) > 40
+        runner.kill()
+
+        assert runner.returncode == -signal.SIGKILL
+        assert [pid for pid in pids if is_alive(pid)] == []
 
 
-def test_the_runner_dies_with_the_process_that_started_it(tmp_path):
+def test_all_of_a_job_dies_with_its_supervisor(tmp_path):
     supervisor = tmp_path / "supervisor.py"
     path = tmp_path / "given_model.py"
-    path.write_text(MODEL.format(body="        print(os.getpid(), end='!')\n        time.sleep(1000)"))
+    body = dedent(DAEMON) + "print('runner', os.getpid(), end='.')\ntime.sleep(1000)"
+    path.write_text(MODEL.format(body="\n".join(" " * 8 + line for line in body.splitlines())))
     supervisor.write_text(
         dedent(f"""
         import os, signal
         from dnnamo.records import JobSpec
         from dnnamo.runner.wire import Request
+        from dnnamo_workers.keeper import Keeper, Kind
         from dnnamo_workers.process import RunnerProcess
         spec = JobSpec(model={str(path)!r}, method="run_inference", n_steps=1, warmup=0)
-        request = Request(spec=spec, scratch={str(tmp_path)!r})
-        runner = RunnerProcess(request, environment={{**os.environ, "PYTHONUNBUFFERED": "1"}})
-        while b"!" not in runner.log:
-            runner.pump(1)
+        environment = {{**os.environ, "PYTHONUNBUFFERED": "1"}}
+        keeper = Keeper(Kind(), environment=environment, cores=[0])
+        keeper.wait_ready({PATIENCE_S})
+        runner = RunnerProcess(keeper, Request(spec=spec, scratch={str(tmp_path)!r}, environment=environment))
+        while b"." not in runner.log:
+            assert runner.pump(1), runner.log
+        print("keeper", keeper.pid, end=";", flush=True)
         os.write(1, runner.log)
         os.kill(os.getpid(), signal.SIGKILL)
         """)
@@ -360,20 +420,58 @@ def test_the_runner_dies_with_the_process_that_started_it(tmp_path):
     done = subprocess.run([sys.executable, supervisor], capture_output=True, timeout=PATIENCE_S)
 
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    wait_until_gone(int(done.stdout.rstrip(b"!")))
+    pids = [int(number) for number in re.findall(rb"(?:keeper|child|runner) (\d+)", done.stdout)]
+    assert len(pids) == 3
+    for pid in pids:
+        wait_until_gone(pid)
+
+
+def test_the_runner_dies_with_its_keeper(tmp_path):
+    keeper = make_keeper(forks=True)
+    path = tmp_path / "given_model.py"
+    path.write_text(MODEL.format(body="        print('child', os.getpid(), end='!')\n        time.sleep(1000)"))
+    spec = JobSpec(model=str(path), method="run_inference", n_steps=1, warmup=0)
+    with RunnerProcess(keeper, Request(spec=spec, scratch=str(tmp_path), environment=dict(os.environ))) as runner:
+        child = child_of(runner)
+        os.kill(keeper.pid, signal.SIGKILL)
+        pump_to_the_end(runner)
+
+        assert (runner.returncode, runner.is_orphaned) == (-signal.SIGKILL, True)
+    wait_until_gone(child)
+    keeper.close()
+
+
+def test_progress_is_seen_while_the_job_runs(start):
+    text = """
+    import dnnamo
+    dnnamo.report_loss(0.25)
+    self.calls = getattr(self, "calls", 0) + 1
+    if self.calls == 4:
+        print("ready")
+        time.sleep(1000)
+    """
+    with start(text, steps=3, warmup=2) as runner:
+        pump_until(runner, b"ready\n")
+
+        assert runner.progress == Progress(warmup=2, done=1, loss=0.25)
+        runner.kill()
 
 
 def open_files() -> set[str]:
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
-def test_no_file_descriptors_are_left(start):
-    with start() as runner:
-        pump_to_the_end(runner)
+def test_no_file_descriptors_are_left(start, keeper):
     before = open_files()
-
     with start() as runner:
         pump_to_the_end(runner)
+
+    assert open_files() == before
+
+
+def test_a_keeper_leaves_none_either():
+    before = open_files()
+    make_keeper(forks=True).close()
 
     assert open_files() == before
 

@@ -1,11 +1,11 @@
 """The Celery app: what is set, and why.
 
 Celery carries hints and nothing else. A hint says "there may be work for this device class" and has no other content:
-whoever takes it asks the database for the best queued job. So a hint that is lost, doubled, reordered or forged can
-delay work or find none, and that is all it can do.
+whoever takes it asks the database for the best queued job. So a hint that is lost, doubled, or reordered can delay work
+or find none, and that is all it can do. Whatever else lies in a queue never reaches Celery, see `gate`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dnnamo.errors import BrokerUnavailable, MissingExtra, UsageError
 from dnnamo.records import Device
@@ -16,10 +16,12 @@ try:
     from kombu import Queue
     from kombu.exceptions import OperationalError
     from redis.exceptions import RedisError
+
+    from dnnamo_workers.gate import Amqp, Gate
 except ModuleNotFoundError as error:
     raise MissingExtra("Celery with Redis", extra="worker") from error
 
-__all__ = ["BROKER_ERRORS", "TASK", "check_broker", "make_app", "queue_name", "unavailable"]
+__all__ = ["BROKER_ERRORS", "TASK", "check_broker", "make_app", "queue_name", "serve", "unavailable"]
 
 TASK = "dnnamo.work"
 """Name of the one task; its one argument is the device class."""
@@ -53,10 +55,21 @@ _SETTINGS = {
     # The broker may come back at any time; no restart is needed.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # Neither does it end a worker that the broker refuses something, as when it holds something else under a queue's
+    # name; the next dispatch puts that right.
+    "broker_channel_error_retry": True,
 }
 
 # Notice a connection that is dead without a word, instead of waiting on it deaf (celery#8030).
-_CONNECTION = {"health_check_interval": 10, "socket_keepalive": True, "socket_connect_timeout": 5}
+_CONNECTION = {
+    "health_check_interval": 10,
+    "socket_keepalive": True,
+    "socket_connect_timeout": 5,
+    # A hint is gone once it was read: nothing is kept in Redis to be delivered a second time.
+    "ack_emulation": False,
+    # Read from the queue itself and not from nine more, one for each priority.
+    "priority_steps": [0],
+}
 
 _SUBMITTER_TIMEOUT_S = 5
 _WORKER_TIMEOUT_S = 30
@@ -68,8 +81,8 @@ def queue_name(device: Device) -> str:
     return f"dnnamo.{device}"
 
 
-def make_app(broker_url: str, devices: Iterable[Device] = ()) -> "Celery":
-    """Return an app on a broker; `devices` are those whose queues a worker with this app consumes.
+def make_app(broker_url: str) -> "Celery":
+    """Return an app on a broker, to publish hints with.
 
     Raises:
         UsageError: If the URL is not one of a Redis server, the only broker whose failure modes Dnnamo knows.
@@ -79,13 +92,29 @@ def make_app(broker_url: str, devices: Iterable[Device] = ()) -> "Celery":
             f"The broker {masked(broker_url)} is no Redis. Set DNNAMO_BROKER_URL to redis://HOST:PORT/DB, or unset it "
             "to run jobs in the calling process."
         )
-    app = Celery("dnnamo", broker=broker_url, set_as_current=False)
-    queues = [Queue(queue_name(device)) for device in devices]
-    timeout_s = _WORKER_TIMEOUT_S if queues else _SUBMITTER_TIMEOUT_S
-    app.conf.update(
-        _SETTINGS, task_queues=queues, broker_transport_options={**_CONNECTION, "socket_timeout": timeout_s}
-    )
+    app = Celery("dnnamo", broker=broker_url, set_as_current=False, amqp=Amqp)
+    # A submit does not wait long for a broker: workers publish hints too.
+    options = {**_CONNECTION, "socket_timeout": _SUBMITTER_TIMEOUT_S, "max_retries": 1, "interval_start": 0.2}
+    app.conf.update(_SETTINGS, broker_transport_options=options)
     return app
+
+
+def serve(app: "Celery", devices: Iterable[Device], work: Callable[[Device], None], *, key: bytes) -> None:
+    """Have a worker with this app consume the queues of device classes, and call `work` for each hint.
+
+    Args:
+        app: As `make_app` returns it, with no connection open yet.
+        devices: Device classes to serve.
+        work: The only task there is then: Celery's own, which call others (chain, group, chord), are taken out.
+        key: The database's key for hints.
+    """
+    queues = {device: queue_name(device) for device in devices}
+    app.conf.task_queues = [Queue(name) for name in queues.values()]
+    gate = Gate(TASK, key, queues)
+    app.conf.broker_transport_options = {**_CONNECTION, "socket_timeout": _WORKER_TIMEOUT_S, "gate": gate}
+    app.finalize()  # adds Celery's own tasks, now and never again
+    app.tasks.clear()
+    app.task(name=TASK, shared=False)(work)
 
 
 def check_broker(app: "Celery") -> None:

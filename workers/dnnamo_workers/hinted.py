@@ -1,11 +1,12 @@
 """A broker is configured: jobs are run by workers, which are told through it."""
 
 import logging
+from collections.abc import Sequence
 
 from dnnamo.errors import BrokerUnavailable
 from dnnamo.records import Device
 from dnnamo_storage import Store
-from dnnamo_workers.app import check_broker, make_app
+from dnnamo_workers.app import BROKER_ERRORS, check_broker, make_app
 from dnnamo_workers.dispatch import dispatch
 
 __all__ = ["Hinted"]
@@ -22,14 +23,39 @@ class Hinted:
 
     def check(self) -> None:
         """Raise `BrokerUnavailable` unless the broker answers."""
-        check_broker(self._app)
+        if not self._answers():
+            check_broker(self._app)
+
+    def _answers(self) -> bool:
+        """Return whether the broker answers on a connection that is open already, if one is: a new one takes longer."""
+        try:
+            with self._app.pool.acquire(block=True) as connection:
+                return bool(connection.connected and connection.default_channel.client.ping())
+        except (*BROKER_ERRORS, ValueError, TypeError):  # it was closed meanwhile, or its URL makes no sense
+            return False
 
     def launch(self, job_id: int, device: Device) -> None:
-        """Publish hints for a device class. If that fails the job waits for the workers' own timers to do it."""
+        """Publish hints for a stored job's device class."""
+        self.launch_many([job_id], [device])
+
+    def launch_many(self, job_ids: Sequence[int], devices: Sequence[Device]) -> None:
+        """Publish hints for stored jobs, each with its device class; one round trip a class, however many they are.
+
+        If that fails the jobs wait for the workers' own timers to do it.
+        """
+        if not job_ids:
+            return
         try:
-            dispatch(self._store, self._app, device)
+            for device in sorted(set(devices)):
+                dispatch(self._store, self._app, device)
         except BrokerUnavailable as error:
-            _logger.warning("job %d is stored and queued, and starts once the broker is back: %s", job_id, error)
+            _logger.warning("%s once the broker is back: %s", _stored(job_ids), error)
 
     def attend(self, job_id: int, device: Device) -> None:
         """Nothing to do for a job that workers run."""
+
+
+def _stored(job_ids: Sequence[int]) -> str:
+    if len(job_ids) == 1:
+        return f"job {job_ids[0]} is stored and queued, and starts"
+    return f"{len(job_ids)} jobs from {min(job_ids)} to {max(job_ids)} are stored and queued, and start"

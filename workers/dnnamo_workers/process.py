@@ -1,22 +1,26 @@
-"""One runner process: start it, take its report and its output, and end it with everything that it started."""
+"""One job's runner: start it, take its report and its output, and end it with everything that it started."""
 
 import os
 import selectors
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from dnnamo.records import Outcome
+from dnnamo.records import Outcome, Progress
+from dnnamo.runner.keeper import descendants
+from dnnamo.runner.progress import PROGRESS_BYTES, read_progress
 from dnnamo.runner.wire import FrameReader, Request
+from dnnamo_workers.keeper import Keeper
 
 __all__ = ["CappedLog", "RunnerProcess"]
 
 _PIECE_BYTES = 1 << 16
 """What one read takes; no less than the capacity of a pipe."""
+
+_PATIENCE_S = 15.0
+"""How long a keeper may take to end a job's processes before it is ended itself."""
 
 
 class CappedLog:
@@ -24,9 +28,13 @@ class CappedLog:
 
     Args:
         limit: Bytes kept of each end.
+
+    Attributes:
+        length: Bytes that were written in all.
     """
 
     def __init__(self, limit: int = 1 << 20) -> None:
+        self.length = 0
         self._limit = limit
         self._head = bytearray()
         self._tail = bytearray()
@@ -34,6 +42,7 @@ class CappedLog:
 
     def write(self, data: bytes) -> None:
         """Take more output."""
+        self.length += len(data)
         room = self._limit - len(self._head)
         self._head += data[:room]
         self._tail += data[room:] if room > 0 else data
@@ -55,42 +64,53 @@ class CappedLog:
 
 
 class RunnerProcess:
-    """A runner in its own session, from start to end of the `with` block.
+    """A runner, from start to end of the `with` block.
 
-    Leaving the block kills the runner's process group and reaps the runner. Not thread-safe: one supervisor owns it.
+    Leaving the block ends the runner and all that it started, if that has not happened yet. Not thread-safe: one
+    supervisor owns it.
 
     Args:
+        keeper: What forks it; ready, and without another job.
         request: The attempt.
-        environment: The whole environment of the process.
+        locks: Descriptors that the job's processes hold as long as one of them lives.
+
+    Attributes:
+        returncode: Exit code, the negative number of the signal that killed it, or None while it runs.
+        peak_bytes: Most resident memory that the runner had at once, of its own processes the largest; None until it
+            has ended.
+        is_orphaned: Whether the keeper died, so that something that the job started may be left.
+
+    Raises:
+        KeeperFailed: If there is no runner to have; then nothing was started.
     """
 
-    def __init__(self, request: Request, *, environment: Mapping[str, str]) -> None:
-        self._log = CappedLog()
+    def __init__(self, keeper: Keeper, request: Request, *, locks: Sequence[int] = ()) -> None:
+        self.returncode: int | None = None
+        self.peak_bytes: int | None = None
+        self.is_orphaned = False
+        self.output = CappedLog()
+        self._keeper = keeper
         self._frames = FrameReader()
-        self._report, theirs = os.pipe()
+        self._give_up_at = float("inf")
+        self._progress = os.memfd_create("dnnamo-progress")
+        os.ftruncate(self._progress, PROGRESS_BYTES)
+        self._report, report = os.pipe()
+        self._output, output = os.pipe()
+        wanted = _file_with(request.to_json())
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dnnamo.runner", str(theirs)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs],
-                env=environment,
-                start_new_session=True,
-            )
+            self._pid = keeper.start([wanted, report, output, self._progress, *locks])
         except BaseException:
-            os.close(self._report)
+            self._close()
             raise
         finally:
-            os.close(theirs)
-        self._exit = os.pidfd_open(self._process.pid)
+            for fd in (wanted, report, output):
+                os.close(fd)
+        self._exit = _open_process(self._pid)
         self._watched = selectors.DefaultSelector()
-        self._output = self._process.stdout.fileno() if self._process.stdout else -1
         for fd in (self._report, self._output):
             os.set_blocking(fd, False)
-        for fd in (self._report, self._output, self._exit):
-            self._watched.register(fd, selectors.EVENT_READ)
-        self._ask(request)
+        for watched in (self._report, self._output, keeper.fileno(), self._exit):
+            self._watched.register(watched, selectors.EVENT_READ)
 
     def __enter__(self) -> Self:
         return self
@@ -98,71 +118,79 @@ class RunnerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._signal(signal.SIGKILL)
-        self._process.wait()
+        if self.returncode is None:
+            self.kill()
         self._watched.close()
-        for fd in (self._report, self._exit):
-            os.close(fd)
-        if self._process.stdout:
-            self._process.stdout.close()
+        os.close(self._exit)
+        self._close()
 
-    def _ask(self, request: Request) -> None:
-        if self._process.stdin:
-            try:
-                self._process.stdin.write(request.to_json())
-                self._process.stdin.close()
-            except BrokenPipeError:  # it died at once; how it ended says why
-                return
+    def _close(self) -> None:
+        for fd in (self._report, self._output, self._progress):
+            os.close(fd)
 
     def pump(self, timeout_s: float) -> bool:
-        """Take what the runner sends, for at most `timeout_s` seconds; return False once the process has ended."""
-        for key, _ in self._watched.select(timeout_s):
-            if key.fd == self._exit:
-                self._drain()
-                self._process.wait()
-                return False
-            self._take(key.fd)
-        return True
+        """Take what the runner sends, for at most `timeout_s` seconds; return False once all of the job has ended."""
+        ready = {key.fd for key, _ in self._watched.select(timeout_s)}
+        for fd in (self._report, self._output):
+            if fd in ready:
+                self._take(fd)
+        if self._exit in ready:
+            self._watched.unregister(self._exit)
+            self._give_up_at = monotonic() + _PATIENCE_S
+        if self._keeper.fileno() in ready:
+            self._end(self._keeper.receive())
+        elif monotonic() > self._give_up_at:  # somebody stopped the keeper
+            self._keeper.kill()
+        return self.returncode is None
 
-    def _drain(self) -> None:
-        """Take what the runner left in the pipes, which hold 64 KiB each; others may go on writing for ever."""
+    def _end(self, said: dict[str, int] | None) -> None:
+        """Take what the runner left in the pipes, which hold 64 KiB each, and the way in which it ended."""
         for fd in (self._report, self._output):
             if fd in self._watched.get_map():
                 self._take(fd)
+        if said is None:  # a keeper that died cannot tell; the kernel then killed the runner
+            self.is_orphaned = True
+            self.returncode = -signal.SIGKILL
+        else:
+            self.peak_bytes = said["peak_bytes"]
+            self.returncode = os.waitstatus_to_exitcode(said["ended"])
 
-    def _take(self, fd: int) -> bool:
+    def _take(self, fd: int) -> None:
         try:
             piece = os.read(fd, _PIECE_BYTES)
         except BlockingIOError:
-            return False
+            return
         if not piece:
             self._watched.unregister(fd)
         elif fd == self._report:
             self._frames.feed(piece)
         else:
-            self._log.write(piece)
-        return bool(piece)
+            self.output.write(piece)
 
     def stop(self, grace_s: float) -> None:
-        """Ask the process group to end, and kill it after `grace_s` seconds."""
-        self._signal(signal.SIGTERM)
+        """Ask the runner's process group to end, and kill all of the job after `grace_s` seconds."""
+        self._keeper.terminate()
         deadline = monotonic() + grace_s
-        while self.pump(0.1) and monotonic() < deadline:
-            pass
-        self._signal(signal.SIGKILL)
-        while self.pump(1.0):
-            pass
+        while self.pump(0.1):
+            if monotonic() >= deadline:
+                self.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # the whole group is gone
-            return
+    def kill(self) -> None:
+        """End all of the job at once."""
+        self._give_up_at = min(self._give_up_at, monotonic() + _PATIENCE_S)
+        self._keeper.kill_job()
+        while self.pump(0.1):
+            pass
 
     @property
-    def returncode(self) -> int | None:
-        """Exit code, the negative number of the signal that killed it, or None while it runs."""
-        return self._process.returncode
+    def pids(self) -> list[int]:
+        """The processes of the job that live now."""
+        return descendants(self._keeper.pid)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the runner says it is."""
+        return read_progress(os.pread(self._progress, PROGRESS_BYTES, 0))
 
     @property
     def outcome(self) -> Outcome | None:
@@ -172,4 +200,20 @@ class RunnerProcess:
     @property
     def log(self) -> bytes:
         """Standard output and error so far, the middle cut out where they are very long."""
-        return self._log.content
+        return self.output.content
+
+
+def _file_with(content: bytes) -> int:
+    fd = os.memfd_create("dnnamo-request")
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _open_process(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process has ended; at once if it has been reaped already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return os.open(os.devnull, os.O_RDONLY)

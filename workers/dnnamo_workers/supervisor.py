@@ -5,24 +5,25 @@ embedded mode.
 """
 
 import logging
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 from time import monotonic
+from typing import NamedTuple
 
 import msgspec
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from dnnamo.errors import DatabaseUnavailable, UsageError
+from dnnamo.errors import DatabaseUnavailable, Unsupported, UsageError
 from dnnamo.records import LOG_NAME, Artifact, Claim, JobSpec, Outcome
-from dnnamo.runner.environment import THREAD_VARIABLES
 from dnnamo.runner.wire import Request
+from dnnamo.sizes import as_size
 from dnnamo_storage import Store
+from dnnamo_workers.limits import Breach, Limits, Meter, oom_kills
 from dnnamo_workers.process import RunnerProcess
+from dnnamo_workers.slots import RunnerUnavailable, Slot
 
 __all__ = ["HEARTBEAT_S", "LEASE_S", "Drain", "supervise"]
 
@@ -36,7 +37,8 @@ GRACE_S = 3.0
 _LOOK_S = 0.5
 """Longest wait between two looks at the drain."""
 
-_SECRETS = ("DNNAMO_DATABASE_URL", "DNNAMO_BROKER_URL")
+_OUTPUTS = "outputs"
+"""Where in the scratch folder the runner leaves what is to be kept."""
 
 _logger = logging.getLogger(__name__)
 
@@ -66,68 +68,102 @@ class Drain:
         return self._begun.is_set() and monotonic() >= self._deadline
 
 
-def supervise(store: Store, claim: Claim, *, drain: Drain) -> None:
+def supervise(store: Store, claim: Claim, *, slot: Slot, drain: Drain) -> None:
     """Run a claimed attempt to its end and record it.
 
     Nothing is recorded when the claim is no longer current, or when the attempt was handed back for another worker.
 
+    Args:
+        store: Where the claim is from.
+        claim: The right to the attempt.
+        slot: Where to run it; locked.
+        drain: Tells when it must be handed back.
+
     Raises:
         DatabaseUnavailable: If the outcome could not be recorded for a minute. The attempt's lease then runs out and
             the job is run again.
+        RunnerUnavailable: If no job can be run here now; the attempt was handed back.
     """
     _logger.info("job %d attempt %d: %s of %s", claim.job_id, claim.attempt, claim.spec.method, claim.spec.model)
-    with TemporaryDirectory(prefix="dnnamo-", ignore_cleanup_errors=True) as scratch:
-        request = _request(store, claim.spec, Path(scratch))
-        with RunnerProcess(request, environment=_environment(claim.spec)) as runner:
-            ended_by = _watch(runner, store, claim, drain)
-            outcome = _outcome(runner, claim.spec, ended_by)
-            log = runner.log
-        if ended_by == "handed_back":
+    with slot.folder() as folder:
+        try:
+            ended = _run(store, claim, slot, drain, folder)
+        except Unsupported as error:
+            ended = _Ended(_failed("unsupported", str(error)))
+        except RunnerUnavailable:
             store.hand_back(claim)
-        elif ended_by != "stale":
-            _record_with_files(store, claim, outcome, request.folder, log)
-    _logger.info("job %d attempt %d: %s", claim.job_id, claim.attempt, ended_by or outcome.state)
+            raise
+        if ended.why == "handed_back":
+            store.hand_back(claim)
+        elif ended.why != "stale":
+            slot.learn(claim.spec, ended.outcome)
+            _record_with_files(store, claim, ended.outcome, folder / _OUTPUTS, ended.log)
+    _logger.info("job %d attempt %d: %s", claim.job_id, claim.attempt, ended.why or ended.outcome.state)
 
 
-def _request(store: Store, spec: JobSpec, scratch: Path) -> Request:
-    outputs = scratch / "outputs"
+class _Ended(NamedTuple):
+    """How an attempt ended: `why` it was made to, None if it ended by itself or by a limit."""
+
+    outcome: Outcome
+    log: bytes = b""
+    why: str | None = None
+
+
+def _run(store: Store, claim: Claim, slot: Slot, drain: Drain, folder: Path) -> _Ended:
+    request = _request(store, claim.spec, slot, folder)
+    kills = oom_kills()
+    with slot.run(request) as runner:
+        meter = Meter(Limits.of(claim.spec, slot.settings), runner, folder)
+        why = _watch(runner, store, claim, drain, meter)
+    ended_by = why if isinstance(why, str) else None
+    if isinstance(why, Breach):
+        outcome = _failed(why.cause, why.message)
+    elif why == "cancelled":
+        outcome = Outcome(state="cancelled", cause="cancelled", message="Cancelled while it ran.")
+    else:
+        outcome = _outcome(runner, claim.spec, oom_killed=oom_kills() > kills)
+    return _Ended(outcome, runner.log, ended_by)
+
+
+def _request(store: Store, spec: JobSpec, slot: Slot, folder: Path) -> Request:
+    outputs, temporary = folder / _OUTPUTS, folder / "tmp"
     outputs.mkdir()
-    if spec.weights is None:
-        return Request(spec=spec, scratch=str(outputs))
-    weights = scratch / "weights.safetensors"
-    weights.write_bytes(store.read_artifact(spec.weights))
-    return Request(spec=spec, scratch=str(outputs), weights=str(weights))
+    temporary.mkdir()
+    weights = None
+    if spec.weights is not None:
+        weights = folder / "weights.safetensors"
+        weights.write_bytes(store.read_artifact(spec.weights))
+    return Request(
+        spec=spec,
+        scratch=str(outputs),
+        environment=slot.environment(spec, temporary=temporary),
+        weights=None if weights is None else str(weights),
+        roots=[str(root) for root in slot.settings.model_roots],
+        gpu=None if slot.place.gpu is None else slot.place.gpu.uuid,
+    )
 
 
-def _environment(spec: JobSpec) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    environment["PYTHONUNBUFFERED"] = "1"  # so that the log of a crash is whole
-    if spec.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    if spec.threads is not None:
-        environment |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads))
-    return environment
-
-
-def _watch(runner: RunnerProcess, store: Store, claim: Claim, drain: Drain) -> str | None:
+def _watch(runner: RunnerProcess, store: Store, claim: Claim, drain: Drain, meter: Meter) -> str | Breach | None:
     """Keep the lease until the runner has ended; return why it was made to, None if it ended by itself."""
-    limit_s = claim.spec.timeout_s
-    deadline = float("inf") if limit_s is None else monotonic() + limit_s
     next_beat = monotonic() + HEARTBEAT_S
-    while runner.pump(max(0.0, min(next_beat, deadline, monotonic() + _LOOK_S) - monotonic())):
-        why = "timeout" if monotonic() >= deadline else "handed_back" if drain.is_over else None
+    while runner.pump(max(0.0, min(next_beat - monotonic(), meter.wait_s, _LOOK_S))):
+        breach = meter.breach()
+        if breach is not None:
+            runner.stop(GRACE_S if breach.cause == "timeout" else 0.0)
+            return breach
+        why = "handed_back" if drain.is_over else None
         if why is None and monotonic() >= next_beat:
             next_beat = monotonic() + HEARTBEAT_S
-            why = _renew(store, claim)
+            why = _renew(store, claim, runner)
         if why is not None:
             runner.stop(GRACE_S)
             return why
-    return None
+    return meter.breach_at_end()
 
 
-def _renew(store: Store, claim: Claim) -> str | None:
+def _renew(store: Store, claim: Claim, runner: RunnerProcess) -> str | None:
     try:
-        renewal = store.renew(claim, lease_s=LEASE_S)
+        renewal = store.renew(claim, lease_s=LEASE_S, progress=runner.progress)
     except DatabaseUnavailable as error:
         # The fence keeps a rerun's result apart from ours; stopping now would only lose the measurement.
         _logger.warning("job %d: lease not renewed: %s", claim.job_id, error)
@@ -137,20 +173,17 @@ def _renew(store: Store, claim: Claim) -> str | None:
     return "cancelled" if renewal.cancel_requested else None
 
 
-def _outcome(runner: RunnerProcess, spec: JobSpec, ended_by: str | None) -> Outcome:
-    if ended_by == "cancelled":
-        return Outcome(state="cancelled", cause="cancelled", message="Cancelled while it ran.")
-    if ended_by == "timeout":
-        return _failed("timeout", f"Still running after {spec.timeout_s:g} s, the time limit of this job.")
+def _outcome(runner: RunnerProcess, spec: JobSpec, *, oom_killed: bool) -> Outcome:
     try:
         reported = runner.outcome
     except ValueError as error:
         return _failed("user_error", f"The runner's report cannot be read: {error}. User code wrote to its pipe.")
-    return reported or _died(runner.returncode or 0, spec)
+    return reported or _died(runner, spec, oom_killed=oom_killed)
 
 
-def _died(returncode: int, spec: JobSpec) -> Outcome:
+def _died(runner: RunnerProcess, spec: JobSpec, *, oom_killed: bool) -> Outcome:
     doing = f"while it ran {spec.method} of {spec.model}"
+    returncode = runner.returncode or 0
     if returncode >= 0:
         return _failed(
             "user_error",
@@ -158,8 +191,10 @@ def _died(returncode: int, spec: JobSpec) -> Outcome:
             "the end of the job's log says what went wrong.",
         )
     name = _signal_name(-returncode)
-    hint = " The kernel does that when memory runs out." if name == "SIGKILL" else ""
-    return _failed("signal", f"The runner was killed by {name} {doing}.{hint} The job's log has its last words.")
+    if name == "SIGKILL" and oom_killed:
+        had = f" at {as_size(runner.peak_bytes)} of resident memory" if runner.peak_bytes else ""
+        return _failed("oom_host", f"The machine ran out of memory, and its kernel ended the job{had}, {doing}.")
+    return _failed("signal", f"The runner was killed by {name} {doing}. The job's log has its last words.")
 
 
 def _signal_name(number: int) -> str:

@@ -1,0 +1,107 @@
+"""The options that every verb has which makes a job: each is declared once, and read into one record."""
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from dnnamo import records
+from dnnamo.errors import UsageError
+
+__all__ = ["Options", "with_options"]
+
+_LIMITS = "Limits of an attempt, by default the worker's"
+
+
+def _limit(help: str, metavar: str = "SIZE") -> Any:  # noqa: A002
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=_LIMITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a job is made of besides its method and its model; a field is an option of the command line."""
+
+    steps: Annotated[int, typer.Option(help="Steps to count.")] = 10
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps before those; by default until the step time is steady.")
+    ] = None
+    device: Annotated[records.Device, typer.Option(help="Device class, which is also the queue.")] = "cpu"
+    param: Annotated[
+        list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="Option of the model; repeatable.")
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(help="Compute threads; by default one for each core that the job has.")
+    ] = None
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Safetensors file of weights to set first.")] = (
+        None
+    )
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Another interpreter to run it with, which the worker allows.")
+    ] = None
+    repeat: Annotated[int, typer.Option(metavar="N", help="Measure again, at most N times, what was disturbed.")] = 0
+    priority: Annotated[int, typer.Option(help="The greater starts first.")] = 0
+    tag: Annotated[list[str] | None, typer.Option(metavar="WORD", help="To find the job by; repeatable.")] = None
+    timeout: Annotated[float | None, _limit("Wall time.", metavar="SECONDS")] = None
+    memory: Annotated[str | None, _limit("Memory of its processes together, as in 2GiB.")] = None
+    output_limit: Annotated[str | None, _limit("What it may print, as in 10MiB.")] = None
+    scratch: Annotated[str | None, _limit("Size that its scratch folder may reach, as in 5GiB.")] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return these options as `dnnamo.submit` takes them.
+
+        Raises:
+            UsageError: If an option of the model is not KEY=VALUE.
+        """
+        return {
+            "n_steps": self.steps,
+            "warmup": self.warmup,
+            "device": self.device,
+            "params": dict(map(_param, self.param or [])),
+            "threads": self.threads,
+            "weights": self.weights,
+            "python": self.python,
+            "repeats": self.repeat,
+            "priority": self.priority,
+            "tags": self.tag or [],
+            "timeout_s": self.timeout,
+            "memory": self.memory,
+            "output_limit": self.output_limit,
+            "scratch": self.scratch,
+        }
+
+
+def _param(text: str) -> tuple[str, Any]:
+    """Split KEY=VALUE; the value is JSON if it reads as JSON, else the text as it stands."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"-p {text!r} is no option of a model: write KEY=VALUE, as in -p batch=32.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def with_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb that takes `options` the fields of `Options` in its place, for typer to read from its signature."""
+    own = inspect.signature(verb, eval_str=True).parameters
+    hints = get_type_hints(Options, include_extras=True)
+    added = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(Options)
+    ]
+
+    @wraps(verb)
+    def wrapped(**given: Any) -> None:
+        options = Options(**{parameter.name: given.pop(parameter.name) for parameter in added})
+        verb(**given, options=options)
+
+    kept = [it.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, it in own.items() if name != "options"]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*kept, *added)}
+    wrapped.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
+    return wrapped
