@@ -4,13 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := torch,tensorflow,worker,postgres,local,test,check
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test chaos check bench bench-queue format clean
 
 help:
 	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
 	@echo "make test    the whole test suite, with a real Redis, PostgreSQL and workers"
 	@echo "make check   formatting, lint and types"
+	@echo "make chaos   every fault that Dnnamo promises to survive, with its bar and what was measured"
 	@echo "make bench   start-up times, and how much of a step the operation tables account for"
+	@echo "make bench-queue  what a job costs beside the work itself, against bare Celery"
 	@echo "make format  mend formatting and what lint can mend"
 	@echo "make clean   remove .venv and caches"
 
@@ -26,6 +28,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+chaos: .venv/installed
+	$(BIN)/python -m pytest tests/chaos -m chaos
+
 check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -34,6 +39,9 @@ check: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/self_time.py
+
+bench-queue: .venv/installed
+	$(BIN)/python -m benchmarks.queue
 
 format: .venv/installed
 	$(BIN)/ruff format
