@@ -434,6 +434,7 @@ class Worker(Record, frozen=True, kw_only=True):
 
     Attributes:
         devices: What each slot computes on, as people read it (`cores 0-3`, `GPU-5b2f… with cores 4-7`).
+        busy: Why it cannot have devices for now that it looked for a job with, one reason each.
         set_aside: Devices that the worker no longer uses, each with the reason.
         jobs: Ids of the jobs that it runs now.
         polled: When it last looked for a job, or had no slot free to look for one.
@@ -447,5 +448,6 @@ class Worker(Record, frozen=True, kw_only=True):
     polled: datetime
     seen: datetime
     devices: list[str] = []
+    busy: list[str] = []
     set_aside: list[str] = []
     jobs: list[int] = []

@@ -106,6 +106,7 @@ RECORDS = [
         polled=NOW,
         seen=NOW,
         devices=["core 0", "GPU-1 with core 1"],
+        busy=["core 0 is used by other:1"],
         set_aside=["GPU-1 does not answer"],
         jobs=[3],
     ),

@@ -59,7 +59,8 @@ def _why(queue: records.Backlog, workers: Sequence[records.Worker], now: datetim
     full = [worker for worker in serving if 0 < worker.slots <= len(worker.jobs)]
     # Which queue a job that it runs is of, a worker does not say.
     shared = [it for it in serving if 0 < len(it.jobs) < it.slots and len(it.queues) > 1]
-    idle = [worker for worker in serving if worker.slots > 0 and worker not in full + shared]
+    busy = [worker for worker in serving if worker.busy and worker not in full]
+    idle = [worker for worker in serving if worker.slots > 0 and worker not in full + shared + busy]
     deaf = [worker for worker in idle if _is_old(worker.polled, now) and _is_old(queue.since, now)]
     if len(deaf) < len(idle):
         free = next(worker for worker in idle if worker not in deaf)
@@ -69,12 +70,13 @@ def _why(queue: records.Backlog, workers: Sequence[records.Worker], now: datetim
         f"worker {it.name} runs {_jobs(it.jobs)} in the {it.slots} slots of queues {', '.join(it.queues)}"
         for it in shared
     ]
+    reasons += [f"worker {it.name} waits for a device: {'; '.join(it.busy)}" for it in busy]
     reasons += [
         f"worker {it.name} has a free slot and last took a look {age(it.polled, now)} ago; its log may say why"
         for it in deaf
     ]
     reasons += [f"worker {it.name} has set a device aside: {'; '.join(it.set_aside)}" for it in serving if it.set_aside]
-    return "; ".join(reasons), not full and not shared
+    return "; ".join(reasons), not full and not shared and not busy
 
 
 def _is_old(then: datetime, now: datetime) -> bool:

@@ -11,7 +11,7 @@ from dnnamo.records import Worker
 __all__ = ["workers"]
 
 _READ = ("name", "queues", "slots", "devices", "jobs", "polled", "up", "set aside")
-_COLUMNS = ("name", "queues", "slots", "devices", "jobs", "polled", "started", "seen", "set_aside")
+_COLUMNS = ("name", "queues", "slots", "devices", "jobs", "polled", "started", "seen", "busy", "set_aside")
 
 
 def workers(output: Output = Format.table) -> None:
@@ -45,5 +45,6 @@ def _listed(worker: Worker) -> dict[str, Any]:
         "jobs": ", ".join(map(str, worker.jobs)),
         "polled": f"{age(worker.polled)} ago",
         "up": age(worker.started),
+        "busy": "; ".join(worker.busy),
         "set aside": "; ".join(worker.set_aside),
     }

@@ -220,6 +220,7 @@ workers = Table(
     Column("seen", UtcDateTime, nullable=False),
     Column("polled", UtcDateTime, nullable=False),
     Column("devices", Json, nullable=False),
+    Column("busy", Json, nullable=False),
     Column("set_aside", Json, nullable=False),
     Column("jobs", Json, nullable=False),
 )

@@ -313,6 +313,7 @@ class Store:
         queues: Sequence[Device],
         slots: int,
         devices: Sequence[str] = (),
+        busy: Sequence[str] = (),
         set_aside: Sequence[str] = (),
         jobs: Sequence[int] = (),
         idle_s: float = 0.0,
@@ -324,11 +325,12 @@ class Store:
             queues: Device classes that it serves.
             slots: How many jobs it runs at once.
             devices: What each slot computes on, as people read it.
+            busy: Why devices cannot be had for now.
             set_aside: Devices that it no longer uses, each with the reason.
             jobs: Ids of the jobs that it runs now.
             idle_s: Seconds since it last looked for a job, or had no slot free to look for one.
         """
-        said = {"queues": queues, "devices": devices, "set_aside": set_aside, "jobs": jobs}
+        said = {"queues": queues, "devices": devices, "busy": busy, "set_aside": set_aside, "jobs": jobs}
         with writing(self.engine) as connection:
             registry.report(connection, name, idle_s=idle_s, slots=slots, **{key: list(said[key]) for key in said})
 

@@ -54,6 +54,11 @@ REASONS = {
         "all 2 slots of queue cpu are busy with jobs 5, 6",
         False,
     ),
+    "a device that somebody else uses": (
+        [worker(polled_s=40, busy=["core 0 is used by other:7 (process 7), for 12 s"])],
+        "worker w waits for a device: core 0 is used by other:7 (process 7), for 12 s",
+        False,
+    ),
     "its only device set aside": (
         [worker(slots=0, set_aside=["GPU-5b2f… does not answer"], polled_s=70)],
         "worker w has set a device aside: GPU-5b2f… does not answer",

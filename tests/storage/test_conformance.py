@@ -765,18 +765,20 @@ class TestWorkers:
     def test_a_report_says_what_the_worker_holds(self, store: Store) -> None:
         store.report_worker("w", queues=["cpu"], slots=2)
         (bare,) = store.workers()
-        assert (bare.devices, bare.set_aside, bare.jobs) == ([], [], [])
+        assert (bare.devices, bare.busy, bare.set_aside, bare.jobs) == ([], [], [], [])
         store.report_worker(
             "w",
             queues=["gpu"],
             slots=2,
             devices=["GPU-5b2f with cores 0-3", "cores 4-7"],
+            busy=["core 1 is used by other:7"],
             set_aside=["GPU-77aa: 3 GiB were left behind"],
             jobs=[7, 2**40],
             idle_s=12.5,
         )
         (worker,) = store.workers()
         assert worker.devices == ["GPU-5b2f with cores 0-3", "cores 4-7"]
+        assert worker.busy == ["core 1 is used by other:7"]
         assert worker.set_aside == ["GPU-77aa: 3 GiB were left behind"]
         assert worker.jobs == [7, 2**40]
         assert (worker.seen - worker.polled).total_seconds() == pytest.approx(12.5, abs=0.1)

@@ -168,9 +168,8 @@ class _Worker:
             self._name,
             queues=self._devices,
             slots=len(self._slots) - len(self._set_aside),
-            devices=[
-                f"{slot.place} ({self._busy[slot]})" if slot in self._busy else str(slot.place) for slot in self._slots
-            ],
+            devices=[str(slot.place) for slot in self._slots],
+            busy=list(self._busy.copy().values()),
             set_aside=list(self._set_aside.values()),
             jobs=sorted(self._running.copy().values()),
             idle_s=monotonic() - self._polled,

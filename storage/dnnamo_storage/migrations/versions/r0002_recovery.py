@@ -41,11 +41,11 @@ def _make_job_tags() -> None:
 
 
 def _extend_workers() -> None:
-    lists = ("devices", "set_aside", "jobs")
+    lists = ("devices", "busy", "set_aside", "jobs")
     op.add_column("workers", sa.Column("polled", _TIME))
     for name in lists:
         op.add_column("workers", sa.Column(name, _JSON))
-    op.execute(sa.text("UPDATE workers SET polled = seen, devices = '[]', set_aside = '[]', jobs = '[]'"))
+    op.execute(sa.text("UPDATE workers SET polled = seen, devices = '[]', busy = '[]', set_aside = '[]', jobs = '[]'"))
     with op.batch_alter_table("workers") as workers:
         workers.alter_column("polled", existing_type=_TIME, nullable=False)
         for name in lists:
