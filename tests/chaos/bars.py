@@ -33,7 +33,10 @@ ROWS: list[Row] = []
 
 
 def sized(names: str, *, small: Sequence[Any], full: Sequence[Any], minutes: int) -> pytest.MarkDecorator:
-    """Run a test at two sizes: a small one with all other tests, and the full one, in so many minutes, on demand."""
+    """Run a test at two sizes: a small one with all other tests, and the full one, in so many minutes, on demand.
+
+    The bars are for the full size. Beside other tests a machine may be slow, so times have more room there.
+    """
     return pytest.mark.parametrize(
         names, [pytest.param(*small, id="small"), pytest.param(*full, id="full", marks=at_length(minutes))]
     )

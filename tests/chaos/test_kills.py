@@ -60,13 +60,13 @@ def _hit(kill: Kill, attempt: Attempt) -> bool:
     return attempt.worker.endswith(f":{kill.worker}") and attempt.started <= kill.wall <= until
 
 
-@sized("jobs, amount, most", small=[20, 1, 6], full=[2000, 0.2, math.inf], minutes=60)
+@sized("jobs, amount, most, bar_s", small=[20, 1, 6, 90], full=[2000, 0.2, math.inf, 45], minutes=60)
 def test_kills_of_anything_lose_nothing(
-    cluster: Cluster, row: Callable[[str, str], Row], jobs: int, amount: float, most: float
+    cluster: Cluster, row: Callable[[str, str], Row], jobs: int, amount: float, most: float, bar_s: float
 ) -> None:
     line = row(
         f"{jobs} jobs, SIGKILL of a random runner, keeper or worker every 1 to 3 s",
-        "0 lost, 0 recorded twice, 0 stuck; p99 recovery under 45 s",
+        f"0 lost, 0 recorded twice, 0 stuck; p99 recovery under {bar_s:g} s",
     )
     cluster.start_workers(2)
     for _ in range(jobs):
@@ -85,7 +85,7 @@ def test_kills_of_anything_lose_nothing(
     assert broken == []
     assert {job.cause for job in failed} <= {"signal", "quarantined"}
     assert times, "no kill hit anything"
-    assert worst(times) < 45
+    assert worst(times) < bar_s
 
 
 @sized("jobs, waits", small=[20, False], full=[1000, True], minutes=30)
