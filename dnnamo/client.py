@@ -6,6 +6,7 @@ thread of the calling process.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from os import PathLike, fspath
 from pathlib import Path
@@ -34,6 +35,7 @@ from dnnamo.sizes import parse_size
 if TYPE_CHECKING:
     from dnnamo.settings import Settings
     from dnnamo_storage import Cancellation
+    from dnnamo_workers.embedded import Embedded
 
 __all__ = ["JobHandle", "Session", "cancel", "job", "jobs", "method_of", "profile", "run", "session", "submit"]
 
@@ -51,7 +53,6 @@ class _Backend(Protocol):
     def check(self) -> None: ...
     def launch(self, job_id: int, device: Device) -> None: ...
     def launch_many(self, job_ids: Sequence[int], devices: Sequence[Device]) -> None: ...
-    def attend(self, job_id: int, device: Device) -> None: ...
 
 
 class Session:
@@ -70,7 +71,14 @@ class Session:
 
         self.is_embedded = settings.broker is None
         self.store: Store = Store.open(settings.database)
-        self.backend = self._backend(settings)
+        self._settings = settings
+        if self.is_embedded:
+            self.store.reap()  # no worker does it here
+
+    @cached_property
+    def backend(self) -> _Backend:
+        """What runs the jobs; made when the first is submitted, as a look at the database does without."""
+        return self._backend(self._settings)
 
     def _backend(self, settings: "Settings") -> _Backend:
         if settings.broker is None:
@@ -80,6 +88,11 @@ class Session:
         from dnnamo_workers.hinted import Hinted
 
         return Hinted(self.store, settings.broker)
+
+    def attend(self, job_id: int, device: Device) -> None:
+        """Do for a job that somebody waits for what workers do where there are some."""
+        if self.is_embedded:
+            cast("Embedded", self.backend).attend(job_id, device)
 
     def submit(self, spec: JobSpec, *, key: str | None = None) -> "JobHandle":
         """Store a job and have it run."""
@@ -168,7 +181,7 @@ class JobHandle:
                 raise TimeoutError(f"Job {self.id} is still {record.state} after {timeout:g} s; it goes on.")
             if on_look is not None:
                 on_look(record)
-            self._session.backend.attend(self.id, record.spec.device)
+            self._session.attend(self.id, record.spec.device)
             sleep(max(0.0, min(pause, deadline - monotonic())))
             pause = min(pause * 1.5, _SLOWEST_LOOK_S)
         return self

@@ -34,7 +34,6 @@ class Embedded:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        store.reap()  # no worker does it here
         self._name = f"{socket.gethostname()}:{os.getpid()}:embedded"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dnnamo-embedded")
         self._launched: dict[int, Future[None]] = {}

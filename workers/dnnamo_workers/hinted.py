@@ -51,9 +51,6 @@ class Hinted:
         except BrokerUnavailable as error:
             _logger.warning("%s once the broker is back: %s", _stored(job_ids), error)
 
-    def attend(self, job_id: int, device: Device) -> None:
-        """Nothing to do for a job that workers run."""
-
 
 def _stored(job_ids: Sequence[int]) -> str:
     if len(job_ids) == 1:
