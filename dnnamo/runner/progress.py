@@ -6,18 +6,21 @@ import struct
 
 from dnnamo.records import Progress
 
-__all__ = ["PROGRESS_BYTES", "Counter", "read_progress"]
+__all__ = ["NOTHING_YET", "PROGRESS_BYTES", "Counter", "read_progress"]
 
 _LAYOUT = struct.Struct("=qqd")
 PROGRESS_BYTES = _LAYOUT.size
 """Warm-up steps, counted steps, and the last loss, NaN before the first."""
+
+NOTHING_YET = _LAYOUT.pack(0, 0, math.nan)
+"""What the file holds before the runner has begun."""
 
 
 class Counter:
     """The runner's side: counts the steps and keeps the last loss.
 
     Args:
-        fd: File of `PROGRESS_BYTES` that the supervisor reads; -1 for memory that nobody else sees.
+        fd: File that the supervisor reads, with `NOTHING_YET` in it; -1 for memory that nobody else sees.
     """
 
     def __init__(self, fd: int = -1) -> None:
@@ -45,5 +48,7 @@ class Counter:
 
 def read_progress(content: bytes) -> Progress:
     """Return what a counter's file says; user code may have written anything there."""
-    warmup, done, loss = _LAYOUT.unpack(content.ljust(PROGRESS_BYTES, b"\0")[:PROGRESS_BYTES])
+    if len(content) != PROGRESS_BYTES:
+        return Progress()
+    warmup, done, loss = _LAYOUT.unpack(content)
     return Progress(warmup=max(0, warmup), done=max(0, done), loss=loss if math.isfinite(loss) else None)

@@ -10,7 +10,7 @@ from typing import Self
 
 from dnnamo.records import Outcome, Progress
 from dnnamo.runner.keeper import descendants
-from dnnamo.runner.progress import PROGRESS_BYTES, read_progress
+from dnnamo.runner.progress import NOTHING_YET, PROGRESS_BYTES, read_progress
 from dnnamo.runner.wire import FrameReader, Request
 from dnnamo_workers.keeper import Keeper
 
@@ -93,7 +93,7 @@ class RunnerProcess:
         self._frames = FrameReader()
         self._give_up_at = float("inf")
         self._progress = os.memfd_create("dnnamo-progress")
-        os.ftruncate(self._progress, PROGRESS_BYTES)
+        os.write(self._progress, NOTHING_YET)
         self._report, report = os.pipe()
         self._output, output = os.pipe()
         wanted = _file_with(request.to_json())
