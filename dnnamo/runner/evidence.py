@@ -21,7 +21,7 @@ import msgspec
 import pynvml
 
 from dnnamo.records import Evidence
-from dnnamo.runner.keeper import descendants
+from dnnamo.runner.proc import descendants, read
 
 __all__ = ["Watch", "disturbances", "foreign_gpu_pids"]
 
@@ -242,7 +242,7 @@ def _children() -> dict[int, int]:
     times = {}
     for pid in descendants(os.getpid()):
         # The second field, the name in brackets, may hold blanks and brackets.
-        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
         if fields:
             times[pid] = _TICK_NS * sum(map(int, fields[11:15]))
     return times
@@ -257,7 +257,7 @@ def _core_times(cores: Collection[int]) -> tuple[dict[int, int], dict[int, int]]
     """
     unused, steal = {}, {}
     wanted = {f"cpu{core}": core for core in cores}
-    for line in _read("/proc/stat").splitlines():
+    for line in read("/proc/stat").splitlines():
         name, *fields = line.split(maxsplit=9)[:9]
         if not name.startswith("cpu"):
             break
@@ -272,7 +272,7 @@ def _threads() -> dict[int, tuple[int, int]]:
     """Return the first two fields of each thread's `schedstat`: nanoseconds on a core, and on a run queue."""
     threads = {}
     for task in Path("/proc/self/task").iterdir():
-        fields = _read(f"{task}/schedstat").split()
+        fields = read(f"{task}/schedstat").split()
         if fields:
             threads[int(task.name)] = int(fields[0]), int(fields[1])
     return threads
@@ -282,15 +282,8 @@ def _throttles(cores: Collection[int]) -> dict[str, int]:
     files = [
         f"{_SYSFS}/cpu{core}/thermal_throttle/{part}_throttle_count" for core in cores for part in ("core", "package")
     ]
-    counts = {file: _read(file) for file in files}
+    counts = {file: read(file) for file in files}
     return {file: int(count) for file, count in counts.items() if count}
-
-
-def _read(path: str) -> str:
-    """Return a file of the kernel's, empty if there is none or its process has ended."""
-    with suppress(OSError), open(path) as file:  # noqa: PTH123 (Path costs several times as much)
-        return file.read()
-    return ""
 
 
 class _GpuWatch:

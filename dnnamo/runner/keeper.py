@@ -8,7 +8,7 @@ A keeper that forks is a zygote: it has imported a framework once, and each job 
 That is safe for frameworks that start no thread on import. For the others the one runner is forked first, imports the
 framework ahead of need, and waits for its job.
 
-Apart from what it gets ready this module imports the standard library alone, as it is there for every job.
+Apart from what it gets ready it imports the standard library alone, as it is there for every job.
 """
 
 import argparse
@@ -25,7 +25,9 @@ from select import POLLIN, poll
 from time import monotonic, sleep
 from typing import Any, NoReturn
 
-__all__ = ["KILL", "PROTOCOL", "RUN", "TERMINATE", "become_subreaper", "children_of", "descendants", "end_all", "main"]
+from dnnamo.runner.proc import children_of, descendants
+
+__all__ = ["KILL", "PROTOCOL", "RUN", "TERMINATE", "become_subreaper", "end_all", "main"]
 
 PROTOCOL = 1
 """What a keeper says it speaks, as a job may name an interpreter with another Dnnamo."""
@@ -189,9 +191,9 @@ def _serve(control: socket.socket, source: _Zygote | _Ahead) -> bool:
     with_supervisor = _until_ended(control, exit_fd, pid)
     os.close(exit_fd)
     _, status, usage = os.wait4(pid, 0)
-    left = end_all()
+    end_all()
     if with_supervisor:
-        _say(control, ended=status, peak_bytes=usage.ru_maxrss * 1024, left=left)
+        _say(control, ended=status, peak_bytes=usage.ru_maxrss * 1024)
     return with_supervisor
 
 
@@ -225,48 +227,17 @@ def _signal_all(pid: int, number: signal.Signals) -> None:
         _kill_each(descendants(os.getpid()))
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the process ids of all children of a process, and theirs."""
-    found: list[int] = []
-    rest = [pid]
-    while rest:
-        children = children_of(rest.pop())
-        found += children
-        rest += children
-    return found
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the process ids of the children of a process, of all its threads; none if it has gone."""
-    with suppress(OSError):  # it has ended meanwhile
-        tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 (as below)
-        return [int(word) for task in tasks for word in _words(f"/proc/{pid}/task/{task}/children")]
-    return []
-
-
-def _words(path: str) -> list[str]:
-    with suppress(OSError), open(path) as file:  # noqa: PTH123 (Path costs ten times as much)
-        return file.read().split()
-    return []
-
-
-def end_all(*, keep: Sequence[int] = ()) -> int:
-    """Kill and reap the descendants of this process.
+def end_all(*, keep: Sequence[int] = ()) -> None:
+    """Kill and reap the descendants of this process, as far as they go in time.
 
     Args:
         keep: Children to leave alone, with all that descends from them.
-
-    Returns:
-        How many could not be ended in time.
     """
     deadline = monotonic() + _PATIENCE_S
-    while left := _descendants_but(keep):
+    while (left := _descendants_but(keep)) and monotonic() <= deadline:
         _kill_each(left)
         _reap(left)
-        if monotonic() > deadline:
-            return len(left)
         sleep(0.001)
-    return 0
 
 
 def _descendants_but(keep: Sequence[int]) -> list[int]:
@@ -310,7 +281,6 @@ def _be_runner(fds: list[int]) -> NoReturn:
     """Carry out the job; this is where a forked process starts and ends."""
     status = 1
     try:
-        _die_with_parent()
         from dnnamo.runner.job import carry_out
 
         os.setsid()

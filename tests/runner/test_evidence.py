@@ -15,7 +15,7 @@ import torch
 from dnnamo.records import Evidence
 from dnnamo.runner import evidence
 from dnnamo.runner.evidence import Watch, _difference, _Look, disturbances
-from dnnamo.runner.keeper import descendants
+from dnnamo.runner.proc import descendants
 from tests.fake_nvml import FakeGpu, FakeNvml
 
 MS = 1_000_000
@@ -184,7 +184,7 @@ def test_foreign_time_is_never_negative():
 def files(monkeypatch) -> dict[str, str]:
     """What the kernel's files say; those that are not in it do not exist."""
     files: dict[str, str] = {}
-    monkeypatch.setattr(evidence, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(evidence, "read", lambda path: files.get(path, ""))
     return files
 
 

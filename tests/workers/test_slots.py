@@ -8,7 +8,7 @@ import pytest
 
 from dnnamo.errors import Unsupported
 from dnnamo.records import Environment, Gpu, JobSpec, Outcome
-from dnnamo.runner.keeper import children_of
+from dnnamo.runner.proc import children_of
 from dnnamo.runner.wire import Request
 from dnnamo.settings import Settings
 from dnnamo_workers import slots

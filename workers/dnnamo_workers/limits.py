@@ -7,6 +7,7 @@ from time import monotonic
 from typing import NamedTuple, Self
 
 from dnnamo.records import Cause, JobSpec
+from dnnamo.runner.proc import read
 from dnnamo.settings import Settings
 from dnnamo.sizes import as_size
 from dnnamo_workers.process import RunnerProcess
@@ -119,24 +120,16 @@ def _too_large(cause: Cause, what: str, had: int, limit: int, of: str) -> Breach
 
 
 def _resident_bytes(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
 def _proportional_bytes(pid: int) -> int:
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
         name, _, rest = line.partition(":")
         if name == "Pss":
             return int(rest.split()[0]) * 1024
     return 0
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:  # noqa: PTH123 (Path costs ten times as much)
-            return file.read()
-    except OSError:  # it has ended meanwhile
-        return ""
 
 
 def _size_of(folder: Path) -> int:
@@ -153,7 +146,7 @@ def _size_of(folder: Path) -> int:
 
 def oom_kills() -> int:
     """Return how many processes the kernel has killed for want of memory since it started; see proc_vmstat(5)."""
-    for line in _read("/proc/vmstat").splitlines():
+    for line in read("/proc/vmstat").splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
     return 0

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from dnnamo.records import Outcome, Progress
-from dnnamo.runner.keeper import descendants
+from dnnamo.runner.proc import descendants
 from dnnamo.runner.progress import NOTHING_YET, PROGRESS_BYTES, read_progress
 from dnnamo.runner.wire import FrameReader, Request
 from dnnamo_workers.keeper import Keeper

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 from dnnamo.errors import InfrastructureError
 from dnnamo.records import Device
-from dnnamo.runner.keeper import become_subreaper, children_of
+from dnnamo.runner.keeper import become_subreaper
+from dnnamo.runner.proc import children_of
 from dnnamo.settings import Settings
 from dnnamo_storage import Store
 from dnnamo_workers.app import check_broker, make_app, queue_name, serve
