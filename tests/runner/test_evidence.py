@@ -15,7 +15,6 @@ import torch
 from dnnamo.records import Evidence
 from dnnamo.runner import evidence
 from dnnamo.runner.evidence import Watch, _difference, _Look, disturbances
-from dnnamo.runner.proc import descendants
 from tests.fake_nvml import FakeGpu, FakeNvml
 
 MS = 1_000_000
@@ -35,14 +34,62 @@ import subprocess, sys
 subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
 """
 
+# Programs that measure, in a process without the threads and children that other tests left behind: where one of those
+# runs, a delay counts as the process' own doing. Each prints the evidence, and the CPU time that another process had
+# meanwhile, by the clock that the kernel has for it (clock_getcpuclockid(3)).
+MEASURE_BESIDE = """
+import os, sys, time
+import msgspec
+from dnnamo.runner.evidence import Watch
+from dnnamo.runner.proc import descendants
+
+core, other, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+clock = (~other << 3) | 2
+os.sched_setaffinity(0, {core})
+assert other not in descendants(os.getpid())
+before = time.clock_gettime_ns(clock)
+with Watch() as watch:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+taken = time.clock_gettime_ns(clock) - before
+print(msgspec.json.encode([watch.evidence, taken]).decode())
+"""
+
+MEASURE_CHILDREN = """
+import os, subprocess, sys, time
+import msgspec
+from dnnamo.runner.evidence import Watch
+
+core, burn = sys.argv[1:]
+os.sched_setaffinity(0, {int(core)})
+with subprocess.Popen([sys.executable, "-c", burn, core, "30"], stdout=subprocess.PIPE) as child:
+    child.stdout.readline()
+    clock = (~child.pid << 3) | 2
+    before = time.clock_gettime_ns(clock)
+    with Watch() as watch:
+        subprocess.run([sys.executable, "-c", burn, core, "0.2"], check=True, stdout=subprocess.PIPE)
+        end = time.process_time() + 0.1
+        while time.process_time() < end:
+            pass
+        taken = time.clock_gettime_ns(clock) - before
+    child.kill()
+print(msgspec.json.encode([watch.evidence, taken]).decode())
+"""
+
 
 @pytest.fixture
-def core() -> Iterator[int]:
-    """One core, to which this process is pinned."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    yield max(before)
-    os.sched_setaffinity(0, before)
+def core() -> int:
+    """One of the cores that may be used."""
+    return max(os.sched_getaffinity(0))
+
+
+def measured(program: str, *arguments: object) -> tuple[Evidence, int]:
+    """Run a program that measures in an interpreter of its own; return what it prints."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return msgspec.json.decode(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout, type=tuple[Evidence, int]
+    )
 
 
 @contextmanager
@@ -68,11 +115,6 @@ def burn(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
-
-
-def cpu_ns(pid: int) -> int:
-    """The CPU time of a process, by the clock that the kernel has for it (clock_getcpuclockid(3))."""
-    return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def seen(**figures: object) -> Evidence:
@@ -227,30 +269,18 @@ def test_throttling_is_what_the_counters_of_the_cores_say(files):
 
 
 def test_own_cpu_time_counts_children_alive_and_dead(core):
-    with subprocess.Popen([sys.executable, "-c", BURN, str(core), "30"], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        before = cpu_ns(child.pid)
-        with Watch() as watch:
-            subprocess.run([sys.executable, "-c", BURN, str(core), "0.2"], check=True, stdout=subprocess.PIPE)
-            burn(0.1)
-            of_child = cpu_ns(child.pid) - before
-        child.kill()
+    found, of_child = measured(MEASURE_CHILDREN, core, BURN)
 
     # The living child's figure is the sum of two that are cut to 10 ms.
-    assert watch.evidence.own_cpu_ns >= of_child + 280 * MS
-    assert watch.evidence.cores == [core]
+    assert found.own_cpu_ns >= of_child + 280 * MS
+    assert found.own_cpu_ns <= found.wall_ns + 20 * MS
+    assert found.cores == [core]
 
 
 def test_a_busy_process_of_others_on_the_same_core_taints_the_measurement(core):
     with orphan(core) as pid:
-        assert pid not in descendants(os.getpid())
-        before = cpu_ns(pid)
-        with Watch() as watch:
-            burn(0.3)
-        taken = cpu_ns(pid) - before
+        found, taken = measured(MEASURE_BESIDE, core, pid, 0.3)
 
-    found = watch.evidence
     # Others may have used the core as well; the orphan's time before and after the window is within the tolerance.
     assert taken - 40 * MS <= found.foreign_cpu_ns <= found.wall_ns - 250 * MS
     assert found.own_cpu_ns == pytest.approx(300 * MS, abs=30 * MS)
@@ -261,10 +291,10 @@ def test_a_busy_process_of_others_on_the_same_core_taints_the_measurement(core):
 
 
 def test_a_window_shorter_than_the_kernel_s_ticks_is_tainted_by_its_delay(core):
-    with orphan(core), Watch() as watch:
-        burn(0.03)
+    with orphan(core) as pid:
+        found, _ = measured(MEASURE_BESIDE, core, pid, 0.03)
 
-    assert any(reason.startswith("a thread waited") for reason in watch.evidence.reasons)
+    assert any(reason.startswith("a thread waited") for reason in found.reasons)
 
 
 def test_a_block_that_raises_leaves_no_evidence():
