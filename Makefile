@@ -2,9 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := torch,tensorflow,worker,postgres,local,test,check
+EXTRAS := torch,tensorflow,worker,postgres,local,frames,test,check
 
-.PHONY: help demo test chaos check bench bench-queue format clean
+.PHONY: help demo test chaos check bench bench-queue bench-profiles format clean
 
 help:
 	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
@@ -13,6 +13,7 @@ help:
 	@echo "make chaos   every fault that Dnnamo promises to survive, with its bar and what was measured"
 	@echo "make bench   start-up times, and how much of a step the operation tables account for"
 	@echo "make bench-queue  what a job costs beside the work itself, against bare Celery"
+	@echo "make bench-profiles  what a profile costs to build, store and ask, against other tools' own ways"
 	@echo "make format  mend formatting and what lint can mend"
 	@echo "make clean   remove .venv and caches"
 
@@ -37,15 +38,25 @@ check: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/start.py
-	$(BIN)/python benchmarks/self_time.py
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.self_time
 
 bench-queue: .venv/installed
 	$(BIN)/python -m benchmarks.queue
+
+# The peers' own packages, apart from ours. TraceLens comes from its repository alone; the benchmark says so without it.
+.venv-peers/installed: benchmarks/peers/requirements.txt benchmarks/peers/tracelens.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers/requirements.txt
+	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers/tracelens.txt || echo "going on without TraceLens"
+	touch $@
+
+bench-profiles: .venv/installed .venv-peers/installed
+	$(BIN)/python -m benchmarks.profiles
 
 format: .venv/installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers build/traces .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """Run and profile many neural networks through a queue, and query what was measured in a database."""
 
-from dnnamo.client import JobHandle, cancel, job, jobs, profile, run, submit
+from dnnamo.client import JobHandle, StoredProfile, cancel, import_trace, job, jobs, profile, run, submit
 from dnnamo.errors import DnnamoError
 from dnnamo.model import Model, capabilities, report_loss, step
 
@@ -8,8 +8,10 @@ __all__ = [
     "DnnamoError",
     "JobHandle",
     "Model",
+    "StoredProfile",
     "cancel",
     "capabilities",
+    "import_trace",
     "job",
     "jobs",
     "profile",

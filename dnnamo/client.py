@@ -5,46 +5,43 @@ thread of the calling process.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from os import PathLike, fspath
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import msgspec
 
-from dnnamo.errors import JobFailed, UsageError
-from dnnamo.records import (
-    LOG_NAME,
-    Artifact,
-    Cause,
-    Device,
-    Environment,
-    Job,
-    JobSpec,
-    Method,
-    Profile,
-    Progress,
-    Result,
-    State,
-)
+from dnnamo.errors import UsageError
+from dnnamo.records import EVENTS_NAME, Artifact, Capture, Device, JobSpec, Method, Outcome, State, Task
 from dnnamo.sizes import parse_size
+from dnnamo.stored import JobHandle, StoredProfile
 
 if TYPE_CHECKING:
     from dnnamo.settings import Settings
     from dnnamo_storage import Cancellation
     from dnnamo_workers.embedded import Embedded
 
-__all__ = ["JobHandle", "Session", "cancel", "job", "jobs", "method_of", "profile", "run", "session", "submit"]
+__all__ = [
+    "JobHandle",
+    "Session",
+    "StoredProfile",
+    "cancel",
+    "import_trace",
+    "job",
+    "jobs",
+    "method_of",
+    "profile",
+    "run",
+    "session",
+    "submit",
+]
 
 Mode = Literal["inference", "training"]
 Size = int | str
 """Bytes, or a number with its unit: `2GiB`, `500 MB`."""
-
-_FIRST_LOOK_S = 0.01
-_SLOWEST_LOOK_S = 0.25
 
 
 class _Backend(Protocol):
@@ -94,14 +91,14 @@ class Session:
         if self.is_embedded:
             cast("Embedded", self.backend).attend(job_id, device)
 
-    def submit(self, spec: JobSpec, *, key: str | None = None) -> "JobHandle":
+    def submit(self, spec: JobSpec, *, key: str | None = None) -> JobHandle:
         """Store a job and have it run."""
         self.backend.check()
         job_id = self.store.submit(spec, key=key)
         self.backend.launch(job_id, spec.device)
         return JobHandle(job_id, self)
 
-    def submit_many(self, specs: Sequence[JobSpec], *, keys: Sequence[str | None] | None = None) -> list["JobHandle"]:
+    def submit_many(self, specs: Sequence[JobSpec], *, keys: Sequence[str | None] | None = None) -> list[JobHandle]:
         """Store jobs in one transaction, all of them or none, and have them run.
 
         Args:
@@ -112,150 +109,6 @@ class Session:
         job_ids = self.store.submit_many(specs, keys=keys)
         self.backend.launch_many(job_ids, [spec.device for spec in specs])
         return [JobHandle(job_id, self) for job_id in job_ids]
-
-
-class JobHandle:
-    """A stored job, read afresh at each look. Thread-safe."""
-
-    def __init__(self, job_id: int, owner: Session) -> None:
-        self.id = job_id
-        self._session = owner
-        self._over: Job | None = None
-
-    def __repr__(self) -> str:
-        return f"<job {self.id}: {self.state}>"
-
-    @property
-    def record(self) -> Job:
-        """The job as it is stored now.
-
-        Raises:
-            JobNotFound: If the database has no such job.
-        """
-        if self._over is not None:
-            return self._over
-        found = self._session.store.job(self.id)
-        if found.is_over:
-            self._over = found
-        return found
-
-    @property
-    def spec(self) -> JobSpec:
-        """What the job does."""
-        return self.record.spec
-
-    @property
-    def state(self) -> State:
-        """`queued`, `running`, `succeeded`, `failed` or `cancelled`."""
-        return self.record.state
-
-    @property
-    def cause(self) -> Cause | None:
-        """Why the job did not succeed, None while it may."""
-        return self.record.cause
-
-    @property
-    def message(self) -> str | None:
-        """What went wrong, in words."""
-        return self.record.message
-
-    @property
-    def progress(self) -> Progress | None:
-        """How far the attempt that runs now has got; None while none runs, or has said nothing yet."""
-        return self.record.progress
-
-    def wait(self, timeout: float | None = None, *, on_look: Callable[[Job], None] | None = None) -> "JobHandle":
-        """Wait until the job is over, however it ends, and return this handle.
-
-        Args:
-            timeout: Seconds; None waits for ever.
-            on_look: Called with the job as it is at each look, several times a second, while it is not over.
-
-        Raises:
-            TimeoutError: If the job is not over by then. It goes on.
-        """
-        deadline = float("inf") if timeout is None else monotonic() + timeout
-        pause = _FIRST_LOOK_S
-        while not (record := self.record).is_over:
-            if monotonic() >= deadline:
-                raise TimeoutError(f"Job {self.id} is still {record.state} after {timeout:g} s; it goes on.")
-            if on_look is not None:
-                on_look(record)
-            self._session.attend(self.id, record.spec.device)
-            sleep(max(0.0, min(pause, deadline - monotonic())))
-            pause = min(pause * 1.5, _SLOWEST_LOOK_S)
-        return self
-
-    @property
-    def stored_result(self) -> Result:
-        """Step times, losses and scores as far as there are any now; empty for a job that did not succeed."""
-        return self._session.store.result(self.id) or Result()
-
-    @property
-    def result(self) -> Result:
-        """Step times, losses and scores; waits for the job first.
-
-        Raises:
-            JobFailed: If the job failed or was cancelled.
-        """
-        self._succeeded()
-        return self.stored_result
-
-    @property
-    def profile(self) -> Profile:
-        """The profile that the job took; waits for the job first.
-
-        Raises:
-            JobFailed: If the job failed or was cancelled.
-            UsageError: If its method takes no profile.
-        """
-        method = self.spec.method
-        found = self._session.store.profile(self._succeeded()) if method.startswith("profile_") else None
-        if found is None:
-            raise UsageError(
-                f"Job {self.id} has no profile: its method is {method}. Profiles come from profile_inference and "
-                "profile_training, that is from `dnnamo profile`."
-            )
-        return found
-
-    def _succeeded(self) -> int:
-        record = self.wait().record
-        if record.state != "succeeded":
-            raise JobFailed(self.id, state=record.state, cause=record.cause, message=record.message)
-        return self.id
-
-    @property
-    def environment(self) -> Environment | None:
-        """What the last ended attempt ran in, None if it did not get far enough to say."""
-        digests = [attempt.environment for attempt in self.record.attempts if attempt.environment]
-        return self._session.store.environment(digests[-1]) if digests else None
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """Files that the job left: log, native profile, graph, weights, predictions."""
-        return self._session.store.artifacts(self.id)
-
-    def read(self, name: str) -> bytes:
-        """Return the content of an artifact.
-
-        Raises:
-            UsageError: If the job has none of this name.
-        """
-        digests = {artifact.name: artifact.digest for artifact in self.artifacts}
-        if name not in digests:
-            have = ", ".join(digests) or "none yet"
-            raise UsageError(f"Job {self.id} has no artifact {name!r}. It has: {have}.")
-        return self._session.store.read_artifact(digests[name])
-
-    @property
-    def log(self) -> str:
-        """What the model printed, standard output and error together; empty until an attempt has ended."""
-        has_log = any(artifact.name == LOG_NAME for artifact in self.artifacts)
-        return self.read(LOG_NAME).decode(errors="replace") if has_log else ""
-
-    def cancel(self) -> State:
-        """Cancel the job: at once if it is queued, within seconds if it runs; return its state now."""
-        return self._session.store.cancel(self.id).state
 
 
 _sessions: dict[tuple[Any, ...], Session] = {}
@@ -294,6 +147,8 @@ def submit(
     weights: str | PathLike[str] | None = None,
     python: str | PathLike[str] | None = None,
     repeats: int = 0,
+    capture: Sequence[Capture] = (),
+    paired: bool = True,
     tags: Sequence[str] = (),
     key: str | None = None,
 ) -> JobHandle:
@@ -315,6 +170,8 @@ def submit(
         weights: Safetensors file; its weights are set before the method is called.
         python: Path of another interpreter to run it with, one that the worker allows.
         repeats: How often a measurement that was disturbed is made again, at most.
+        capture: What a profile records besides: `shapes`, `memory`, `stacks`, `flops`.
+        paired: Whether a profile also times unprofiled steps, before and after.
         tags: Words to find the job by.
         key: Makes a submit that is repeated with the same key the same job.
 
@@ -340,7 +197,9 @@ def submit(
         scratch_bytes=_size("scratch", scratch),
         python=None if python is None else _interpreter(fspath(python)),
         repeats=repeats,
-        tags=_tags(tags),
+        capture=_words("capture", capture),
+        paired=paired,
+        tags=_words("tags", tags),
         weights=None if content is None else sha256(content).hexdigest(),
     )
     here = session()
@@ -366,10 +225,10 @@ def _interpreter(path: str) -> str:
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (Path.absolute keeps the ..)
 
 
-def _tags(given: Sequence[str]) -> list[str]:
-    """Return tags as they are stored."""
+def _words(name: str, given: Sequence[str]) -> list[str]:
+    """Return words as they are stored: sorted, each once."""
     if isinstance(given, str):
-        raise UsageError(f"tags is {given!r}; give a list of words: [{given!r}].")
+        raise UsageError(f"{name} is {given!r}; give a list of words: [{given!r}].")
     return sorted(set(given))
 
 
@@ -409,6 +268,39 @@ def profile(model: str | PathLike[str], *, mode: Mode = "inference", **options: 
     return submit(model, method_of("profile", mode), **options).wait()
 
 
+def import_trace(path: str | PathLike[str], *, tags: Sequence[str] = (), key: str | None = None) -> JobHandle:
+    """Store the profile in a file from elsewhere, as a job that has succeeded.
+
+    Args:
+        path: A trace file of any kind that `dnnamo.profiles.readers` knows, or a TensorFlow log folder.
+        tags: Words to find the job by.
+        key: Makes an import that is repeated with the same key the same job.
+
+    Raises:
+        UsageError: If there is no such file, or no profile in it.
+        InfrastructureError: If the database cannot be used.
+    """
+    from dnnamo.profiles.build import events_file, profile_of
+    from dnnamo.profiles.readers import read
+
+    place = os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps the ..)
+    if not os.path.exists(place):  # noqa: PTH110
+        raise UsageError(f"There is no file {place}.")
+    words = _words("tags", tags)
+    recording = read(place)
+    profile, events = profile_of(recording)
+    files: dict[str, bytes | Path] = {EVENTS_NAME: events_file(recording, events), **recording.native}
+    spec = _spec(model=place, method="import_trace", n_steps=max(1, len(profile.steps)), tags=words)
+    artifacts = [Artifact(name=name, media_type=_media_type(name)) for name in files]
+    outcome = Outcome(state="succeeded", profile=profile, artifacts=artifacts)
+    here = session()
+    return JobHandle(here.store.import_profile(spec, outcome, files=files, key=key), here)
+
+
+def _media_type(name: str) -> str:
+    return "application/vnd.apache.parquet" if name.endswith(".parquet") else "application/octet-stream"
+
+
 def method_of(verb: Literal["run", "profile"], mode: Mode) -> Method:
     """Return the interface's method for a verb and a mode.
 
@@ -435,13 +327,13 @@ def jobs(
     *,
     state: State | None = None,
     model: str | None = None,
-    method: Method | None = None,
+    method: Task | None = None,
     tags: Sequence[str] = (),
     limit: int = 100,
 ) -> list[JobHandle]:
     """Return handles on stored jobs, newest first, at most `limit`; those with all of the tags."""
     here = session()
-    found = here.store.jobs(state=state, model=model, method=method, tags=_tags(tags), limit=limit)
+    found = here.store.jobs(state=state, model=model, method=method, tags=_words("tags", tags), limit=limit)
     return [JobHandle(record.id, here) for record in found]
 
 
@@ -449,7 +341,7 @@ def cancel(
     *,
     state: State | None = None,
     model: str | None = None,
-    method: Method | None = None,
+    method: Task | None = None,
     tags: Sequence[str] = (),
     everything: bool = False,
 ) -> "Cancellation":
@@ -471,4 +363,4 @@ def cancel(
     is_filtered = any(value is not None for value in (state, model, method)) or bool(tags)
     if is_filtered == everything:
         raise UsageError("Say which jobs to cancel: by state, model, method or tags, or else everything.")
-    return session().store.cancel_matching(state=state, model=model, method=method, tags=_tags(tags))
+    return session().store.cancel_matching(state=state, model=model, method=method, tags=_words("tags", tags))

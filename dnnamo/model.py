@@ -11,13 +11,26 @@ from types import TracebackType
 from typing import Any, ClassVar, NoReturn
 
 from dnnamo.errors import Unsupported
-from dnnamo.records import METHODS
+from dnnamo.records import METHODS, Capture
 
-__all__ = ["Model", "StepClock", "capabilities", "listen_for_losses", "report_loss", "step"]
+__all__ = [
+    "Capturing",
+    "Model",
+    "StepClock",
+    "capabilities",
+    "listen_for_losses",
+    "report_limit",
+    "report_loss",
+    "requested_capture",
+    "step",
+]
 
 
 class Model:
     """A user's network behind the wrapped-model interface; override what it can do.
+
+    A model may also have `count_flops(mode)`, which does one step, `mode` being "inference" or "training", and returns
+    a list of `dnnamo.profiles.flops.CountedOperation`; a profile with the option `flops` calls it.
 
     Class attributes:
         marks_steps: True if `run_*` and `profile_*` put each step inside `with dnnamo.step():`, so that one call does
@@ -160,3 +173,44 @@ def listen_for_losses(listener: Callable[[float], None]) -> Iterator[None]:
         yield
     finally:
         _loss_listeners.remove(listener)
+
+
+class Capturing:
+    """Asks the model that profiles meanwhile for what the job wants; the runner's side of `requested_capture`.
+
+    Args:
+        options: What to record beside the operations.
+
+    Attributes:
+        limits: What the model said its profile lacks, one sentence each.
+    """
+
+    def __init__(self, options: Iterable[Capture] = ()) -> None:
+        self.options = frozenset(options)
+        self.limits: list[str] = []
+
+    def __enter__(self) -> "Capturing":
+        _capturings.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _capturings.remove(self)
+
+
+_capturings: list[Capturing] = []
+
+
+def requested_capture() -> frozenset[Capture]:
+    """Return what the job asks a profile to record beside the operations, for `profile_*` to act on.
+
+    `shapes` are those of each operation's inputs, `memory` is allocations and releases, `stacks` are Python's; `flops`
+    asks nothing of `profile_*`. Outside of a job that profiles the set is empty.
+    """
+    return _capturings[-1].options if _capturings else frozenset()
+
+
+def report_limit(sentence: str) -> None:
+    """Tell, as a sentence, what the profile that is being recorded lacks; outside of a job it does nothing."""
+    for capturing in _capturings:
+        if sentence not in capturing.limits:
+            capturing.limits.append(sentence)

@@ -15,30 +15,40 @@ from dnnamo.errors import UsageError
 
 __all__ = [
     "DEVICES",
+    "EVENTS_NAME",
     "LOG_NAME",
     "METHODS",
+    "TASKS",
     "Artifact",
     "Attempt",
     "AttemptState",
     "Backlog",
+    "Capture",
     "Cause",
     "Claim",
     "Device",
+    "DeviceTime",
     "Environment",
     "Evidence",
+    "FlopCount",
     "Gpu",
+    "Grain",
     "Job",
     "JobSpec",
     "Method",
     "Operation",
     "Outcome",
+    "Overhead",
     "Predictions",
     "Profile",
+    "ProfiledStep",
     "Progress",
+    "Quality",
     "Record",
     "Result",
     "State",
     "Steps",
+    "Task",
     "Verdict",
     "Warmup",
     "Worker",
@@ -61,6 +71,9 @@ Cause = Literal[
     "quarantined",
 ]
 Verdict = Literal["clean", "tainted"]
+Quality = Literal["ok", "degraded", "bad"]
+Grain = Literal["name", "shape", "layer", "kernel"]
+Capture = Literal["shapes", "memory", "stacks", "flops"]
 Device = Literal["cpu", "gpu"]
 Method = Literal[
     "get_inference_graph",
@@ -73,9 +86,14 @@ Method = Literal[
     "profile_training",
     "get_intermediates",
 ]
+Task = Literal[Method, "import_trace"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
+TASKS: tuple[Task, ...] = get_args(Task)
 DEVICES: tuple[Device, ...] = get_args(Device)
+
+EVENTS_NAME = "events.parquet"
+"""Name of the artifact that holds a profile's event table, as `dnnamo.profiles.events` writes it."""
 
 LOG_NAME = "log.txt"
 """Name of the artifact that holds what an attempt wrote to standard output and error."""
@@ -108,7 +126,8 @@ class JobSpec(Record, frozen=True, kw_only=True):
 
     Attributes:
         model: Model reference, with file paths absolute.
-        method: Method of the wrapped-model interface to call.
+        method: Method of the wrapped-model interface to call; or `import_trace`, for a job that holds the profile in a
+            file from elsewhere and was never run.
         params: Keyword arguments of the model's loader, JSON values.
         n_steps: Counted steps; at least 1. Only running and profiling look at it.
         warmup: Steps before the counted ones; None warms up until the step time is steady.
@@ -123,13 +142,15 @@ class JobSpec(Record, frozen=True, kw_only=True):
         python: Interpreter to run it with, an absolute path that the worker allows; None takes the worker's own.
         repeats: How often a measurement that was disturbed is made again, at most.
         tags: Words to find the job by, in alphabetical order.
+        capture: What a profile records beside the operations, each of which slows the profiled steps down.
+        paired: Whether a profile also times unprofiled steps, before and after.
 
     Raises:
         UsageError: If a value is out of its range; the message names the value and the range.
     """
 
     model: str
-    method: Method
+    method: Task
     params: dict[str, Any] = {}
     n_steps: int = 10
     warmup: int | None = None
@@ -144,9 +165,11 @@ class JobSpec(Record, frozen=True, kw_only=True):
     python: str | None = None
     repeats: int = 0
     tags: list[str] = []
+    capture: list[Capture] = []
+    paired: bool = True
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, METHODS)
+        _one_of("method", self.method, TASKS)
         _one_of("device", self.device, DEVICES)
         _at_least("steps", self.n_steps, 1)
         _at_least("warmup", self.warmup, 0)
@@ -272,15 +295,20 @@ class Progress(Record, frozen=True, kw_only=True):
 
 
 class Operation(Record, frozen=True, kw_only=True):
-    """One row of an operation table: all calls of one operation with the same input shapes.
+    """One row of an operation table: all calls that have in common what the table's grain says.
 
     Attributes:
-        name: Operation type, as the framework names it (`aten::mm`, `MatMul`).
-        shapes: Shape of each input, None where the framework does not say.
-        calls: Number of calls.
+        name: Operation type, as the framework names it (`aten::mm`, `MatMul`); at the grain `layer` the layer's path,
+            empty for what ran in none; at the grain `kernel` the kernel's name.
+        calls: Number of calls; at the grain `layer` of the operations that ran in the layer itself.
         self_ns: Host time in the operation itself, without the operations that it called.
-        total_ns: Host time with the operations that it called.
+        total_ns: Host time with the operations that it called; at the grain `layer`, with the layers below it.
         device_ns: Time of the kernels and copies that it launched itself.
+        device_total_ns: Time of those that it, or an operation that it called, launched.
+        flops: Floating-point operations that it took, None where they were not counted.
+        bytes: Bytes that it copied, set or allocated itself, None where the profile does not say.
+        peak_bytes: Most memory that was allocated at once while it ran, None where the profile does not say.
+        shapes: Shape of each input, None where the framework does not say, and at other grains than `shape`.
     """
 
     name: str
@@ -288,24 +316,157 @@ class Operation(Record, frozen=True, kw_only=True):
     self_ns: int
     total_ns: int
     device_ns: int = 0
+    device_total_ns: int = 0
+    flops: int | None = None
+    bytes: int | None = None
+    peak_bytes: int | None = None
     shapes: list[Any] | None = None
 
 
-class Profile(Record, frozen=True, kw_only=True):
-    """A framework-neutral profile of some steps.
+class ProfiledStep(Record, frozen=True, kw_only=True):
+    """What one marked step came to.
 
     Attributes:
-        source: What recorded it: `kineto` or `xspace`.
-        step_ns: Wall time of each marked step in nanoseconds, by the profiler's own clock.
-        covered_ns: Host time within the steps during which at least one operation ran.
-        operations: Rows by operation and input shapes, sorted by self time, greatest first; only what ran within
-            marked steps, or everything where no step was marked.
+        number: Its number, as it was marked.
+        wall_ns: Its wall time by the profiler's own clock.
+        covered_ns: Host time within it during which at least one operation ran.
+        calls: Calls of operations that began in it.
+        self_ns: Their self times added up, over all threads.
+        device_ns: Time of the kernels and copies that were launched in it.
+        peak_bytes: Most memory that was allocated at once while it ran, None where the profile does not say.
+    """
+
+    number: int
+    wall_ns: int
+    covered_ns: int
+    calls: int
+    self_ns: int
+    device_ns: int = 0
+    peak_bytes: int | None = None
+
+
+class DeviceTime(Record, frozen=True, kw_only=True):
+    """What the time of one device went to, nanoseconds; busy is the union over its streams.
+
+    Attributes:
+        device: Its number.
+        total_ns: From the start of the first to the end of the last thing that ran on it.
+        busy_ns: While at least one kernel or copy ran.
+        compute_ns: While at least one kernel ran that does not communicate.
+        communication_ns: While at least one collective kernel ran.
+        exposed_communication_ns: Of that, while no computation ran.
+        copy_ns: While at least one copy or memset ran.
+        exposed_copy_ns: Of that, while neither computation nor communication ran.
+        idle_ns: While nothing ran.
+        waiting_for_host_ns: Of that, until the host had launched what ran next.
+        gap_ns: The rest of the idle time: between kernels that had been launched already.
+    """
+
+    device: int
+    total_ns: int
+    busy_ns: int
+    compute_ns: int
+    communication_ns: int
+    exposed_communication_ns: int
+    copy_ns: int
+    exposed_copy_ns: int
+    idle_ns: int
+    waiting_for_host_ns: int
+    gap_ns: int
+
+
+class Overhead(Record, frozen=True, kw_only=True):
+    """What profiling did to the steps.
+
+    Attributes:
+        before_ns: Wall times of the unprofiled steps that ran before the profiled ones.
+        after_ns: Wall times of those that ran after.
+        profiled_ns: Median wall time of the profiled steps.
+
+    Raises:
+        UsageError: If no step ran unprofiled.
+    """
+
+    before_ns: list[int]
+    after_ns: list[int]
+    profiled_ns: float
+
+    def __post_init__(self) -> None:
+        if not self.before_ns and not self.after_ns:
+            raise UsageError("An overhead needs at least one unprofiled step to compare with.")
+
+    @property
+    def unprofiled_ns(self) -> float:
+        """Median wall time of the unprofiled steps: what a step takes."""
+        return statistics.median([*self.before_ns, *self.after_ns])
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long a step takes while it is profiled."""
+        return self.profiled_ns / self.unprofiled_ns
+
+
+class FlopCount(Record, frozen=True, kw_only=True):
+    """Floating-point operations of one step, counted in a pass of its own.
+
+    Attributes:
+        flops: Of all operations whose formula is known.
+        counted_calls: Calls that have one, or that do no arithmetic.
+        calls: All calls.
+        uncounted: Operations without one, by name, with their calls.
+    """
+
+    flops: int
+    counted_calls: int
+    calls: int
+    uncounted: dict[str, int] = {}
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the calls that were counted."""
+        return self.counted_calls / self.calls if self.calls else 1.0
+
+
+class Profile(Record, frozen=True, kw_only=True):
+    """A framework-neutral profile of some steps: what its events come to.
+
+    Attributes:
+        source: What recorded it: `kineto`, `chrome`, `xspace`, `run_metadata`, or a plug-in's name.
+        events: Number of events in its event table.
+        span_ns: From the start of the first event to the end of the last.
+        steps: The marked steps, in order.
+        covered_ns: Host time within the steps, or within the span where no step was marked, during which at least one
+            operation ran.
+        operations: Rows by grain, each sorted by self time, or by device time where that is all there is, greatest
+            first; only what ran within marked steps, or everything where no step was marked. A grain that the profile
+            tells nothing of is left out.
+        devices: What the time of each device went to.
+        peak_bytes: Most memory that was allocated at once by kind of device (`cpu`, `gpu 0`).
+        flops: Floating-point operations of one step, None where they were not counted.
+        overhead: What profiling did to the steps, None where there was no unprofiled run.
+        verdict: How far its figures can be trusted.
+        reasons: Why they cannot be trusted fully, one sentence each.
+        notes: What its source cannot tell, one sentence each.
     """
 
     source: str
-    step_ns: list[int]
+    events: int
+    span_ns: int
+    steps: list[ProfiledStep]
     covered_ns: int
-    operations: list[Operation]
+    operations: dict[Grain, list[Operation]]
+    devices: list[DeviceTime] = []
+    peak_bytes: dict[str, int] = {}
+    flops: FlopCount | None = None
+    overhead: Overhead | None = None
+    verdict: Quality = "ok"
+    reasons: list[str] = []
+    notes: list[str] = []
+
+    @property
+    def step_ns(self) -> list[int]:
+        """Wall time of each marked step in nanoseconds, by the profiler's own clock."""
+        return [step.wall_ns for step in self.steps]
 
     @property
     def coverage(self) -> float | None:

@@ -85,6 +85,8 @@ def test_what_is_no_size_is_refused(session, given):
         ({"tags": [""]}, "tag is empty"),
         ({"tags": [3]}, "tags"),
         ({"tags": "nightly"}, "list of words"),
+        ({"capture": "shapes"}, "list of words"),
+        ({"capture": ["colours"]}, "colours"),
         ({"python": "python3.12"}, "path of an interpreter"),
         ({"python": ""}, "path of an interpreter"),
     ],
@@ -105,6 +107,13 @@ def test_an_interpreter_keeps_its_links(session, tmp_path, monkeypatch):
 
 def test_tags_are_sorted_and_stand_once(session):
     assert submitted(tags=["small", "nightly", "small"]).tags == ["nightly", "small"]
+
+
+def test_what_a_profile_records_besides_stands_in_the_job(session):
+    spec = dnnamo.submit("demo:mlp", "profile_training", capture=["shapes", "memory", "shapes"], paired=False).spec
+
+    assert (spec.capture, spec.paired) == (["memory", "shapes"], False)
+    assert (submitted().capture, submitted().paired) == ([], True)
 
 
 def test_jobs_are_found_by_all_their_tags(session):

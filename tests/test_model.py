@@ -5,7 +5,7 @@ import pytest
 import dnnamo
 from dnnamo import model as module
 from dnnamo.errors import Unsupported
-from dnnamo.model import Model, StepClock, capabilities, step
+from dnnamo.model import Capturing, Model, StepClock, capabilities, report_limit, requested_capture, step
 from dnnamo.records import METHODS
 
 
@@ -134,3 +134,34 @@ def test_nested_steps_have_times_of_their_own(ticks):
 
 def test_the_mark_is_part_of_the_package():
     assert dnnamo.step is step
+
+
+def test_a_model_that_profiles_can_ask_what_to_record():
+    with Capturing(["memory", "shapes"]):
+        assert requested_capture() == {"shapes", "memory"}
+
+
+def test_outside_of_a_job_nothing_is_asked_for_and_a_limit_goes_nowhere():
+    with Capturing(["shapes"]) as capturing:
+        pass
+
+    report_limit("The network has no layers.")
+
+    assert requested_capture() == set()
+    assert capturing.limits == []
+
+
+def test_each_limit_is_kept_once():
+    with Capturing() as capturing:
+        for _ in range(2):
+            report_limit("The network has no layers.")
+        report_limit("It has no weights.")
+
+    assert capturing.limits == ["The network has no layers.", "It has no weights."]
+
+
+def test_a_profile_that_fails_is_asked_no_more():
+    with pytest.raises(ZeroDivisionError), Capturing(["shapes"]):
+        _ = 1 / 0
+
+    assert requested_capture() == set()

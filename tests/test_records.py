@@ -11,15 +11,19 @@ from dnnamo.records import (
     Attempt,
     Backlog,
     Claim,
+    DeviceTime,
     Environment,
     Evidence,
+    FlopCount,
     Gpu,
     Job,
     JobSpec,
     Operation,
     Outcome,
+    Overhead,
     Predictions,
     Profile,
+    ProfiledStep,
     Progress,
     Result,
     Steps,
@@ -44,7 +48,38 @@ ENVIRONMENT = Environment(
     driver="570",
 )
 OPERATION = Operation(name="aten::mm", calls=2, self_ns=3, total_ns=4, device_ns=5, shapes=[[1, 2], []])
-PROFILE = Profile(source="kineto", step_ns=[10, 20], covered_ns=15, operations=[OPERATION])
+PROFILE = Profile(
+    source="kineto",
+    events=7,
+    span_ns=40,
+    steps=[
+        ProfiledStep(number=3, wall_ns=10, covered_ns=5, calls=1, self_ns=5, device_ns=2, peak_bytes=2**40),
+        ProfiledStep(number=4, wall_ns=20, covered_ns=10, calls=1, self_ns=5),
+    ],
+    covered_ns=15,
+    operations={"shape": [OPERATION], "kernel": []},
+    devices=[
+        DeviceTime(
+            device=1,
+            total_ns=20,
+            busy_ns=12,
+            compute_ns=9,
+            communication_ns=5,
+            exposed_communication_ns=2,
+            copy_ns=3,
+            exposed_copy_ns=1,
+            idle_ns=8,
+            waiting_for_host_ns=6,
+            gap_ns=2,
+        )
+    ],
+    peak_bytes={"cpu": 5, "gpu 1": 2**40},
+    flops=FlopCount(flops=2**60, counted_calls=3, calls=4, uncounted={"aten::sort": 1}),
+    overhead=Overhead(before_ns=[8, 10], after_ns=[9], profiled_ns=13.5),
+    verdict="degraded",
+    reasons=["No step is marked in it."],
+    notes=["It has no shapes."],
+)
 EVIDENCE = Evidence(
     wall_ns=10,
     cores=[0, 2],
@@ -203,7 +238,23 @@ def test_coverage_is_a_fraction_of_the_steps():
 
 
 def test_without_marked_steps_there_is_no_coverage():
-    assert Profile(source="kineto", step_ns=[], covered_ns=15, operations=[]).coverage is None
+    assert Profile(source="kineto", events=0, span_ns=0, steps=[], covered_ns=15, operations={}).coverage is None
+
+
+def test_overhead_is_of_the_medians():
+    assert PROFILE.overhead is not None
+    assert (PROFILE.overhead.unprofiled_ns, PROFILE.overhead.ratio) == (9, 1.5)
+
+
+def test_overhead_needs_an_unprofiled_step():
+    with pytest.raises(UsageError, match="at least one unprofiled step"):
+        Overhead(before_ns=[], after_ns=[], profiled_ns=1.0)
+
+
+def test_flops_are_counted_as_far_as_they_are():
+    assert PROFILE.flops is not None
+    assert PROFILE.flops.coverage == 0.75
+    assert FlopCount(flops=0, counted_calls=0, calls=0).coverage == 1.0
 
 
 def test_equal_environments_have_equal_digests_whatever_the_order_of_their_keys():

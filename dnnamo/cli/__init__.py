@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from dnnamo.cli import admin, jobs, operations, run, services, workers
+from dnnamo.cli import admin, jobs, operations, profiles, queries, run, services, timeline, workers
 from dnnamo.cli.output import note
 from dnnamo.errors import DnnamoError
 
@@ -33,13 +33,17 @@ for verb in (
     jobs.wait,
     jobs.cancel,
     operations.ops,
+    timeline.timeline,
+    profiles.import_,
+    profiles.export,
+    queries.sql,
     workers.workers,
     services.worker,
     services.up,
     admin.doctor,
     admin.config,
 ):
-    app.command()(verb)
+    app.command(verb.__name__.removesuffix("_"))(verb)
 app.add_typer(admin.db, name="db")
 
 

@@ -16,7 +16,7 @@ Id = Annotated[int, typer.Argument(help="Id of the job.", show_default=False)]
 Ids = Annotated[list[int], typer.Argument(help="Ids of the jobs.", show_default=False)]
 
 Model = Annotated[str | None, typer.Option(help="Only jobs of this model reference.")]
-Method = Annotated[records.Method | None, typer.Option(help="Only jobs that call this method.")]
+Method = Annotated[records.Task | None, typer.Option(help="Only jobs that call this method.")]
 Tags = Annotated[list[str] | None, typer.Option(metavar="WORD", help="Only jobs with this tag; repeatable.")]
 
 _READ = ("id", "state", "method", "model", "device", "params", "tags", "progress", "age")

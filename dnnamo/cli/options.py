@@ -12,13 +12,18 @@ import typer
 from dnnamo import records
 from dnnamo.errors import UsageError
 
-__all__ = ["Options", "with_options"]
+__all__ = ["Options", "ProfileOptions", "with_options"]
 
 _LIMITS = "Limits of an attempt, by default the worker's"
+_PROFILE = "What a profile holds besides operations, at a cost"
 
 
 def _limit(help: str, metavar: str = "SIZE") -> Any:  # noqa: A002
     return typer.Option(help=help, metavar=metavar, rich_help_panel=_LIMITS)
+
+
+def _recorded(help: str, flag: str) -> Any:  # noqa: A002
+    return typer.Option(flag, help=help, rich_help_panel=_PROFILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,23 @@ class Options:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(Options):
+    """What a job is made of that may take a profile."""
+
+    shapes: Annotated[bool, _recorded("Shapes and types of each operation's inputs.", "--shapes")] = False
+    allocations: Annotated[bool, _recorded("Memory: allocations and releases, peaks.", "--allocations")] = False
+    stacks: Annotated[bool, _recorded("Calls of Python functions.", "--stacks")] = False
+    flops: Annotated[bool, _recorded("Floating-point operations, counted in one more step.", "--flops")] = False
+    paired: Annotated[bool, _recorded("Also time unprofiled steps, before and after.", "--paired/--no-paired")] = True
+
+    def arguments(self) -> dict[str, Any]:
+        """Return these options as `dnnamo.submit` takes them; raises `UsageError` as `Options` does."""
+        asked = {"shapes": self.shapes, "memory": self.allocations, "stacks": self.stacks, "flops": self.flops}
+        capture = [name for name, is_asked in asked.items() if is_asked]
+        return {**super().arguments(), "capture": capture, "paired": self.paired}
+
+
 def _param(text: str) -> tuple[str, Any]:
     """Split KEY=VALUE; the value is JSON if it reads as JSON, else the text as it stands."""
     name, equals, value = text.partition("=")
@@ -86,19 +108,20 @@ def _param(text: str) -> tuple[str, Any]:
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb that takes `options` the fields of `Options` in its place, for typer to read from its signature."""
+    """Give a verb the fields of its `options` in their place, for typer to read from its signature."""
     own = inspect.signature(verb, eval_str=True).parameters
-    hints = get_type_hints(Options, include_extras=True)
+    kind = own["options"].annotation
+    hints = get_type_hints(kind, include_extras=True)
     added = [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
-        for field in fields(Options)
+        for field in fields(kind)
     ]
 
     @wraps(verb)
     def wrapped(**given: Any) -> None:
-        options = Options(**{parameter.name: given.pop(parameter.name) for parameter in added})
+        options = kind(**{parameter.name: given.pop(parameter.name) for parameter in added})
         verb(**given, options=options)
 
     kept = [it.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, it in own.items() if name != "options"]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dnnamo import client, records
-from dnnamo.cli.options import Options, with_options
+from dnnamo.cli.options import Options, ProfileOptions, with_options
 from dnnamo.cli.output import Format, Output, note, show_lines, show_object
 from dnnamo.cli.summary import describe, lines
 from dnnamo.cli.waiting import warn_if_stuck, watch
@@ -24,7 +24,7 @@ def run(model: Model, options: Options, mode: Mode = "inference", output: Output
 
 
 @with_options
-def profile(model: Model, options: Options, mode: Mode = "inference", output: Output = Format.table) -> None:
+def profile(model: Model, options: ProfileOptions, mode: Mode = "inference", output: Output = Format.table) -> None:
     """Profile a model for some steps and show which operations the time went to."""
     _finish(client.submit(model, client.method_of("profile", mode), **options.arguments()), output)
 
@@ -33,7 +33,7 @@ def profile(model: Model, options: Options, mode: Mode = "inference", output: Ou
 def submit(
     method: Annotated[records.Method, typer.Argument(help="Method of the wrapped model.", show_default=False)],
     model: Model,
-    options: Options,
+    options: ProfileOptions,
     key: Annotated[str | None, typer.Option(help="A submit repeated with the same key is the same job.")] = None,
 ) -> None:
     """Submit a job and print its id alone; without a broker the job runs before this command ends."""

@@ -2,14 +2,26 @@
 
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dnnamo.client import JobHandle
-from dnnamo.records import Attempt, Environment, Evidence, Job, JobSpec, Operation, Steps
+from dnnamo.client import JobHandle, StoredProfile
+from dnnamo.records import Attempt, DeviceTime, Environment, Evidence, Job, JobSpec, Operation, Profile, Steps
 from dnnamo.sizes import as_size
 
-__all__ = ["age", "counted", "describe", "lines", "listed", "standing", "story"]
+__all__ = [
+    "age",
+    "counted",
+    "describe",
+    "device_line",
+    "lines",
+    "listed",
+    "profile_of",
+    "standing",
+    "story",
+    "verdict",
+]
 
 _TIMES = ("created", "started", "ended")
 
@@ -30,6 +42,7 @@ def describe(job: JobHandle) -> dict[str, Any]:
         "score": result.score,
         "predictions": result.predictions and result.predictions.to_dict(),
         "evidence": _evidence(result.evidence),
+        "profile": _profile(profile_of(job)),
         "environment": environment and environment.to_dict(),
         **{name: stored[name] for name in (*_TIMES, "attempts")},
         "artifacts": [artifact.to_dict() for artifact in job.artifacts],
@@ -42,6 +55,22 @@ def _steps(steps: Steps | None) -> dict[str, Any] | None:
 
 def _evidence(evidence: Evidence | None) -> dict[str, Any] | None:
     return {"verdict": evidence.verdict, **evidence.to_dict()} if evidence else None
+
+
+def profile_of(job: JobHandle) -> StoredProfile | None:
+    """Return the profile that a job took, None if it took none or has not yet."""
+    takes_one = job.spec.method.startswith("profile_") or job.spec.method == "import_trace"
+    return job.profile if takes_one and job.state == "succeeded" else None
+
+
+def _profile(profile: StoredProfile | None) -> dict[str, Any] | None:
+    if profile is None:
+        return None
+    record, overhead = profile.record.to_dict(), profile.overhead
+    del record["operations"]  # they have a verb of their own
+    if overhead:
+        record["overhead"] |= {"unprofiled_ns": overhead.unprofiled_ns, "ratio": overhead.ratio}
+    return {"verdict": record.pop("verdict"), "reasons": record.pop("reasons"), "coverage": profile.coverage} | record
 
 
 def listed(record: Job) -> dict[str, Any]:
@@ -99,7 +128,9 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     said.append(("method", f"{spec.method} of {spec.model}"))
     if spec.params:
         said.append(("params", _params(record)))
-    said.append(("queue", " · ".join([spec.device, *(f"{name} {it}" for name, it in given.items() if it is not None)])))
+    if spec.method != "import_trace":
+        shown = [f"{name} {it}" for name, it in given.items() if it is not None]
+        said.append(("queue", " · ".join([spec.device, *shown])))
     said += _asked(spec)
     said.append(("created", f"{record.created:%Y-%m-%d %H:%M:%S} UTC, {age(record.created)} ago"))
     said += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in record.attempts]
@@ -120,6 +151,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, str]]:
         "python": spec.python,
         "repeat": f"at most {counted(spec.repeats, 'time')} if disturbed" if spec.repeats else "",
         "tags": " ".join(spec.tags),
+        "capture": " ".join(spec.capture),
     }
     return [(heading, text) for heading, text in asked.items() if text]
 
@@ -131,20 +163,57 @@ def _attempt(attempt: Attempt) -> str:
 
 def lines(job: JobHandle) -> list[tuple[str, str]]:
     """Return what a job measured, as far as it did, as pairs of a heading and a line."""
-    result = job.stored_result
+    result, profile = job.stored_result, profile_of(job)
     said = []
     if environment := job.environment:
         said.append(("environment", _environment(environment)))
     if result.steps:
         said.append(("warm up", f"{result.steps.warmup.count} steps"))
-        said.append(("steps", _times(result.steps, profiled=job.spec.method.startswith("profile_"))))
+        said.append(("steps", _profiled_times(result.steps, profile.record) if profile else _times(result.steps)))
     if result.evidence:
         said.append(("quality", _quality(result.evidence)))
     if result.loss and result.loss[0] is not None:
         said.append(("loss", f"{result.loss[0]:.4g} at the first counted step, {result.loss[-1]:.4g} at the last"))
-    if job.spec.method.startswith("profile_") and job.state == "succeeded":
-        said.append(("operations", _shares(job.profile.operations)))
+    return said + (_figures(profile) if profile else [])
+
+
+def _figures(profile: StoredProfile) -> list[tuple[str, str]]:
+    """Return what a profile comes to, its verdict first."""
+    record = profile.record
+    said = [("profile", _contents(record)), ("verdict", verdict(record))]
+    said += [("note", note) for note in record.notes]
+    said += [(f"device {it.device}", device_line(it)) for it in record.devices]
+    if record.peak_bytes:
+        peaks = " · ".join(f"{device} {as_size(size)}" for device, size in record.peak_bytes.items())
+        said.append(("peak memory", peaks))
+    if record.flops:
+        said.append(("FLOPs", f"{record.flops.flops:,} a step, known for {record.flops.coverage:.0%} of the calls"))
+    said.append(("operations", _shares(profile.ops())))
     return said
+
+
+def _contents(record: Profile) -> str:
+    steps = f"{counted(len(record.steps), 'marked step')}" if record.steps else "no marked steps"
+    covered = "" if record.coverage is None else f" · operations during {record.coverage:.0%} of them"
+    return f"{record.source} · {counted(record.events, 'event')} over {_ms(record.span_ns)} ms · {steps}{covered}"
+
+
+def verdict(record: Profile) -> str:
+    """Return how far the figures of a profile can be trusted, with the reasons."""
+    return f"{record.verdict}: {' '.join(record.reasons)}" if record.reasons else record.verdict
+
+
+def device_line(time: DeviceTime) -> str:
+    """Return what the time of a device went to."""
+    total = time.total_ns or 1
+    said = [f"busy {time.busy_ns / total:.0%} of {_ms(time.total_ns)} ms"]
+    said.append(f"idle {time.idle_ns / total:.0%} (waiting for the host {time.waiting_for_host_ns / total:.0%})")
+    if time.copy_ns:
+        said.append(f"copies {time.copy_ns / total:.0%} (exposed {time.exposed_copy_ns / total:.0%})")
+    if time.communication_ns:
+        exposed = time.exposed_communication_ns / total
+        said.append(f"communication {time.communication_ns / total:.0%} (exposed {exposed:.0%})")
+    return " · ".join(said)
 
 
 def _environment(environment: Environment) -> str:
@@ -154,13 +223,25 @@ def _environment(environment: Environment) -> str:
     return f"{environment.cores} x {environment.cpu}{counted} · {libraries} · {environment.digest[:4]}"
 
 
-def _times(steps: Steps, *, profiled: bool) -> str:
+def _times(steps: Steps) -> str:
     if not steps.duration_ns:
         return f"{steps.count} steps, which the model did not mark"
     times = sorted(steps.duration_ns)
     late = statistics.quantiles(times, n=20)[-1] if len(times) > 1 else times[0]
-    under = " with the profiler on" if profiled else ""
-    return f"{steps.count} steps  median {_ms(statistics.median(times))} ms  p95 {_ms(late)} ms{under}"
+    return f"{steps.count} steps  median {_ms(statistics.median(times))} ms  p95 {_ms(late)} ms"
+
+
+def _profiled_times(steps: Steps, record: Profile) -> str:
+    """Return how long a step takes and how long it took profiled; never the latter in place of the former."""
+    overhead = record.overhead
+    if overhead:
+        return f"{_times(steps)}; profiled {_ms(overhead.profiled_ns)} ms, {overhead.ratio:.2f}x"
+    if steps.duration_ns and not record.steps:
+        return _times(steps)
+    if not record.steps:
+        return f"{counted(steps.count, 'step')}, neither marked nor timed"
+    profiled = f"profiled {_ms(statistics.median(record.step_ns))} ms"
+    return f"{counted(len(record.steps), 'step')}  {profiled}; how long one takes unprofiled was not measured"
 
 
 def _quality(evidence: Evidence) -> str:
@@ -172,10 +253,14 @@ def _ms(duration_ns: float) -> str:
     return f"{duration_ns / 1e6:,.3f}" if duration_ns < 1e7 else f"{duration_ns / 1e6:,.1f}"
 
 
-def _shares(operations: list[Operation]) -> str:
-    by_name: dict[str, int] = {}
-    for operation in operations:
-        by_name[operation.name] = by_name.get(operation.name, 0) + operation.self_ns
-    total = sum(by_name.values()) or 1
-    top = sorted(by_name.items(), key=lambda item: -item[1])[:4]
-    return "  ".join(f"{name} {self_ns / total:.0%}" for name, self_ns in top) or "none within the marked steps"
+def _shares(operations: Sequence[Operation]) -> str:
+    """Return which operations most of the time went to, on the host and on devices."""
+    host, device = ({row.name: getattr(row, name) for row in operations} for name in ("self_ns", "device_ns"))
+    said = [_greatest(host), _greatest(device) and f"on devices: {_greatest(device)}"]
+    return "; ".join(filter(None, said)) or "none within the marked steps"
+
+
+def _greatest(times: Mapping[str, int]) -> str:
+    total = sum(times.values())
+    top = sorted(times.items(), key=lambda item: -item[1])[:4] if total else []
+    return "  ".join(f"{name} {time / total:.0%}" for name, time in top if time)

@@ -1,4 +1,4 @@
-"""The frameworks that Dnnamo knows, as plug-ins: what each adds to running, profiling and reading graphs.
+"""The frameworks that Dnnamo knows, as plug-ins: what each adds to running and to reading graphs.
 
 A framework is a module with the functions of `Framework`. The built-in ones stand in `_BUILT_IN`; others register
 under the entry-point group `dnnamo.frameworks`, their name being the package that marks the framework as in use. None
@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol, cast
 
 from dnnamo.errors import ModelError
 from dnnamo.plugins import installed
-from dnnamo.records import Device, Profile
+from dnnamo.records import Device
 
-__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "interpret", "plugin_module", "render_graph"]
+__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "plugin_module", "render_graph"]
 
 _BUILT_IN = {"torch": "dnnamo.frameworks.pytorch", "tensorflow": "dnnamo.frameworks.tensorflow"}
 
@@ -41,9 +41,6 @@ PRELOADS = {
 class Framework(Protocol):
     """What a framework's module offers."""
 
-    PROFILES: str
-    """The native profiling data that `profile_from` takes, in words."""
-
     def libraries(self) -> dict[str, str]:
         """Return the version of each library that belongs to the framework."""
 
@@ -58,9 +55,6 @@ class Framework(Protocol):
 
     def check_device(self, device: Device) -> None:
         """Raise `Unsupported` if the framework cannot compute on such a device here."""
-
-    def profile_from(self, native: object) -> tuple[Profile, dict[str, bytes]] | None:
-        """Return the profile and the native files to keep beside it, by name; None if it is not this framework's."""
 
     def graph_file(self, graph: object) -> tuple[str, bytes] | None:
         """Return name and content of the file that keeps a native graph; None if it is not this framework's."""
@@ -80,20 +74,6 @@ def in_use() -> Iterator[Framework]:
     for package, module in _known().items():
         if package in sys.modules:
             yield cast("Framework", import_module(module))
-
-
-def interpret(native: object) -> tuple[Profile, dict[str, bytes]]:
-    """Return the profile in a framework's own profiling data, and the native files to keep beside it.
-
-    Raises:
-        ModelError: If no framework in use knows the data; the message lists what is known.
-    """
-    for framework in in_use():
-        found = framework.profile_from(native)
-        if found is not None:
-            return found
-    known = "; ".join(framework.PROFILES for framework in in_use()) or "nothing, as no framework was imported"
-    raise ModelError(f"The model returned profiling data of type {_type(native)}. What can be read is: {known}.")
 
 
 def render_graph(graph: object) -> tuple[str, bytes]:

@@ -1,28 +1,48 @@
 """Carry out one request: load the model, call its method, and put what it returned into an `Outcome` and files."""
 
 import os
+import shutil
+import statistics
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dnnamo.errors import DnnamoError, ModelError, Unsupported, WeightsError
-from dnnamo.frameworks import in_use, interpret, render_graph
+from dnnamo.errors import DnnamoError, ModelError, Unsupported, UsageError, WeightsError
+from dnnamo.frameworks import in_use, render_graph
 from dnnamo.loaders import load
-from dnnamo.model import capabilities, listen_for_losses
-from dnnamo.records import Artifact, Cause, Evidence, JobSpec, Outcome, Predictions, Profile, Result, Steps
+from dnnamo.model import Capturing, capabilities, listen_for_losses
+from dnnamo.records import (
+    EVENTS_NAME,
+    Artifact,
+    Cause,
+    Evidence,
+    JobSpec,
+    Outcome,
+    Overhead,
+    Predictions,
+    Profile,
+    Result,
+    Steps,
+)
 from dnnamo.runner import measure
 from dnnamo.runner.environment import describe
 from dnnamo.runner.evidence import Watch
+from dnnamo.runner.preload import preload_profiles
 from dnnamo.runner.progress import Counter
 from dnnamo.runner.wire import Request
+
+if TYPE_CHECKING:
+    from dnnamo.profiles.flops import CountedOperation
+    from dnnamo.profiles.recording import Recording
 
 __all__ = ["execute"]
 
@@ -35,6 +55,8 @@ _DNNAMO = Path(__file__).parents[1]
 
 _MEDIA_TYPES = {
     ".gz": "application/gzip",
+    ".json": "application/json",
+    ".parquet": "application/vnd.apache.parquet",
     ".pb": "application/x-protobuf",
     ".pt2": "application/zip",
     ".py": "text/x-python",
@@ -54,8 +76,11 @@ class _Returned:
         self.profile: Profile | None = None
         self.artifacts: list[Artifact] = []
 
-    def keep(self, name: str, content: bytes) -> None:
-        (self.scratch / name).write_bytes(content)
+    def keep(self, name: str, content: bytes | Path) -> None:
+        if isinstance(content, Path):
+            shutil.copyfile(content, self.scratch / name)
+        else:
+            (self.scratch / name).write_bytes(content)
         self._add(name)
 
     def keep_arrays(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -63,7 +88,8 @@ class _Returned:
         self._add(name)
 
     def _add(self, name: str) -> None:
-        self.artifacts.append(Artifact(name=name, media_type=_MEDIA_TYPES[Path(name).suffix]))
+        media_type = _MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream")
+        self.artifacts.append(Artifact(name=name, media_type=media_type))
 
 
 def execute(request: Request, counter: Counter | None = None) -> Outcome:
@@ -192,9 +218,10 @@ def _run_inference(model: Any, spec: JobSpec, returned: _Returned) -> None:
     returned.result = Result(steps=steps, predictions=kept, evidence=returned.evidence)
 
 
-def _measure(
-    how: Callable[..., tuple[Any, list[int]]], model: Any, spec: JobSpec, returned: _Returned
-) -> tuple[Any, list[int]]:
+Measured = TypeVar("Measured")
+
+
+def _measure(how: Callable[..., Measured], model: Any, spec: JobSpec, returned: _Returned) -> Measured:
     """Do the counted steps while the machine is watched; do them again if it was disturbed and the job asks for that.
 
     A model that is trained goes on from where it is, as after the warm-up.
@@ -243,13 +270,97 @@ def _run_training(model: Any, spec: JobSpec, returned: _Returned) -> None:
 
 
 def _profile(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    preload_profiles()
     warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
-    native, durations = _measure(measure.profile, model, spec, returned)
-    returned.profile, files = interpret(native)
-    for name, content in files.items():
-        returned.keep(name, content)
-    steps = Steps(count=spec.n_steps, duration_ns=durations or returned.profile.step_ns, warmup=warmup)
+    with Capturing(spec.capture) as capturing:
+        profiled = _measure(measure.paired_profile if spec.paired else measure.profile, model, spec, returned)
+        counted = _count_flops(model, spec, capturing)
+    unprofiled = [*profiled.before_ns, *profiled.after_ns]
+    steps = Steps(count=len(unprofiled) or spec.n_steps, duration_ns=unprofiled, warmup=warmup)
     returned.result = Result(steps=steps, evidence=returned.evidence)
+    recording = _with_limits(_read(profiled.native, spec), spec, capturing)
+    profiled = replace(profiled, native=None)  # the profiler's own memory goes before more is taken
+    _keep_profile(recording, profiled, counted, returned)
+
+
+def _read(native: object, spec: JobSpec) -> "Recording":
+    from dnnamo.profiles import readers
+
+    try:
+        return readers.read(native)
+    except UsageError as error:  # of the model's code, not of whoever asked for the job
+        raise ModelError(f"What {spec.method} of {spec.model} returned is no profile: {error}") from error
+
+
+def _keep_profile(
+    recording: "Recording", profiled: measure.Profiled, counted: "list[CountedOperation]", returned: _Returned
+) -> None:
+    from dnnamo.profiles import build
+
+    returned.profile, events = build.profile_of(
+        recording, overhead=_overhead(recording, profiled), counted=counted, evidence=returned.evidence
+    )
+    returned.keep(EVENTS_NAME, build.events_file(recording, events))
+    for name, content in recording.native.items():
+        returned.keep(name, content)
+
+
+def _overhead(recording: "Recording", profiled: measure.Profiled) -> Overhead | None:
+    """Compare profiled and unprofiled steps, by Dnnamo's own clock where it has both."""
+    from dnnamo.profiles.links import steps_of
+
+    steps = steps_of(recording.events)
+    durations = profiled.duration_ns or (steps.end_ns - steps.start_ns).tolist()
+    if not (durations and profiled.before_ns):
+        return None
+    return Overhead(before_ns=profiled.before_ns, after_ns=profiled.after_ns, profiled_ns=statistics.median(durations))
+
+
+def _count_flops(model: Any, spec: JobSpec, capturing: Capturing) -> "list[CountedOperation]":
+    """Have the model count in one more step, after all that was measured, if the job asks for that.
+
+    What goes wrong there leaves the profile as it is, and is said in it.
+    """
+    if "flops" not in spec.capture:
+        return []
+    count = getattr(model, "count_flops", None)
+    if count is None:
+        capturing.limits.append("This model counts no floating-point operations: it has no count_flops.")
+        return []
+    try:
+        return _counted(count(spec.method.removeprefix("profile_")))
+    except Exception as error:  # of the user's code, or of a network that cannot be counted
+        _log_traceback(error)
+        capturing.limits.append(f"The model's floating-point operations could not be counted: {_text(error)}.")
+        return []
+
+
+def _counted(returned: Any) -> "list[CountedOperation]":
+    from dnnamo.profiles.flops import CountedOperation
+
+    if not (isinstance(returned, list) and all(isinstance(item, CountedOperation) for item in returned)):
+        raise ModelError("count_flops must return a list of dnnamo.profiles.flops.CountedOperation")
+    return returned
+
+
+def _with_limits(recording: "Recording", spec: JobSpec, capturing: Capturing) -> "Recording":
+    """Add what the profile lacks of what the job asked for to what its source says."""
+    events = recording.events
+    found = {
+        "shapes": (events.shapes.codes >= 0).any(),
+        "memory": events.name.equal("[memory]").any(),
+        "stacks": events.category.equal("python_function").any(),
+    }
+    limits = [*recording.header.get("limits", []), *capturing.limits]
+    limits += [
+        f"The job asked for {_CAPTURES[option]}, which the model's profiler did not record."
+        for option in spec.capture
+        if not found.get(option, True)
+    ]
+    return replace(recording, header=recording.header | {"limits": limits}) if limits else recording
+
+
+_CAPTURES = {"shapes": "input shapes", "memory": "allocations and releases", "stacks": "Python's calls"}
 
 
 def _graph(model: Any, spec: JobSpec, returned: _Returned) -> None:

@@ -12,11 +12,12 @@ from contextlib import suppress
 import numpy.random
 import threadpoolctl
 
+from dnnamo.frameworks import PRELOADS
 from dnnamo.plugins import installed
 from dnnamo.records import JobSpec
 from dnnamo.runner.environment import THREAD_VARIABLES, describe
 from dnnamo.runner.execute import execute
-from dnnamo.runner.preload import preload
+from dnnamo.runner.preload import preload, preload_profiles
 from dnnamo.runner.progress import Counter
 from dnnamo.runner.wire import Request, send
 
@@ -35,6 +36,8 @@ def prepare(packages: Sequence[str]) -> None:
     Request.from_json(Request(spec=JobSpec(model="m", method="run_inference"), scratch="/").to_json())  # compiles both
     for package in packages:
         preload(package)
+    if any(package in PRELOADS for package in packages):
+        preload_profiles()
 
 
 def carry_out(fds: list[int]) -> None:

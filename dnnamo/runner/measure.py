@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Any
 
@@ -10,7 +11,7 @@ from dnnamo.errors import ModelError, NonFiniteLoss
 from dnnamo.model import StepClock, capabilities, report_loss
 from dnnamo.records import Warmup
 
-__all__ = ["losses_and_scores", "profile", "run", "warm_up"]
+__all__ = ["Profiled", "losses_and_scores", "paired_profile", "profile", "run", "warm_up"]
 
 _STEADY_STEPS = 3
 _STEADY_SPREAD = 1.1
@@ -73,15 +74,53 @@ def _checked(returned: Any, method: str, n_steps: int) -> Returned:
     return list(returned)
 
 
-def profile(model: Any, method: str, *, n_steps: int, on_step: OnStep = _nothing) -> tuple[Any, list[int]]:
-    """Call `profile_inference` or `profile_training` once for all steps; call `on_step` after each that is marked.
+@dataclass(frozen=True)
+class Profiled:
+    """What profiling gave.
 
-    Returns:
-        The native profiling data, and the wall times of the steps that the model marked, in nanoseconds.
+    Attributes:
+        native: What the model's method returned.
+        duration_ns: Wall times of the profiled steps that the model marked.
+        before_ns: Wall times of the unprofiled steps that ran before.
+        after_ns: Wall times of those that ran after.
     """
+
+    native: Any
+    duration_ns: list[int]
+    before_ns: list[int] = field(default_factory=list)
+    after_ns: list[int] = field(default_factory=list)
+
+
+def profile(model: Any, method: str, *, n_steps: int, on_step: OnStep = _nothing) -> Profiled:
+    """Call `profile_inference` or `profile_training` once for all steps; call `on_step` after each that is marked."""
     with StepClock(on_step) as clock:
         native = getattr(model, method)(n_steps=n_steps)
-    return native, clock.duration_ns
+    return Profiled(native, clock.duration_ns)
+
+
+def paired_profile(model: Any, method: str, *, n_steps: int, on_step: OnStep = _nothing) -> Profiled:
+    """Profile as `profile` does, between two halves of `n_steps` unprofiled steps; each half has one at least.
+
+    A model that cannot run what it profiles is profiled alone.
+    """
+    if _runs(method) not in capabilities(model):
+        return profile(model, method, n_steps=n_steps, on_step=on_step)
+    before = _unprofiled(model, method, n_steps - n_steps // 2)
+    profiled = profile(model, method, n_steps=n_steps, on_step=on_step)
+    after = _unprofiled(model, method, max(1, n_steps // 2))
+    return replace(profiled, before_ns=before, after_ns=after)
+
+
+def _unprofiled(model: Any, method: str, n_steps: int) -> list[int]:
+    returned, durations = run(model, _runs(method), n_steps=n_steps)
+    if method == "profile_training":
+        losses_and_scores(returned, phase="unprofiled")
+    return durations
+
+
+def _runs(method: str) -> str:
+    """Return the method that does unprofiled what a method does, or itself."""
+    return method.replace("profile_", "run_")
 
 
 def warm_up(model: Any, method: str, *, count: int | None, on_step: OnStep = _nothing) -> Warmup:
@@ -97,7 +136,7 @@ def warm_up(model: Any, method: str, *, count: int | None, on_step: OnStep = _no
     Returns:
         How many steps were run and their wall times in nanoseconds.
     """
-    runs = method.replace("profile_", "run_")
+    runs = _runs(method)
     if runs not in capabilities(model):
         return Warmup()
     durations: list[int] = []

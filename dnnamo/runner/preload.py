@@ -4,6 +4,7 @@ What a model uses is told by what it has imported: `dnnamo.frameworks.in_use` an
 modules that were imported ahead are put aside, and come back, as they are, with the first import of one of them.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +15,7 @@ from types import ModuleType
 
 from dnnamo.frameworks import PRELOADS, plugin_module
 
-__all__ = ["can_fork", "preload"]
+__all__ = ["can_fork", "preload", "preload_profiles"]
 
 
 def can_fork(packages: Sequence[str]) -> bool:
@@ -40,6 +41,14 @@ def preload(package: str) -> None:
             del sys.modules[name]
     else:
         sys.meta_path.insert(0, _Aside([package, plugin]))
+
+
+def preload_profiles() -> None:
+    """Import what makes a stored profile of a recording, so that none of it is waited for once there is one."""
+    # Else Arrow's allocator starts a thread, and a process with several is not forked.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
+    for name in ("build", "readers.kineto"):
+        import_module(f"dnnamo.profiles.{name}")
 
 
 class _Aside(MetaPathFinder, Loader):

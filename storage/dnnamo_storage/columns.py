@@ -17,6 +17,8 @@ __all__ = ["BigId", "Json", "StorableText", "UtcDateTime", "db_now", "dump_json"
 
 # PostgreSQL refuses NUL in text and in JSONB; neither database's driver can encode half of a surrogate pair.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_SUSPECT = re.compile(r"\\u0000|[\ud800-\udfff]")
+"""Found in the JSON of what has any of it, and of a backslash before `u0000`, which only looks like it."""
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 """Id of a row; SQLite counts up by itself only in a column that is called INTEGER."""
@@ -44,7 +46,16 @@ def storable(value: Any) -> Any:
 
 def dump_json(value: Any) -> str:
     """Return `value` as JSON text that both databases accept; see `storable` for what is replaced."""
-    return json.dumps(storable(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    # To replace first would cost many times as much, and what needs it is rare.
+    try:
+        text = _dump(value)
+    except ValueError:
+        return _dump(storable(value))
+    return _dump(storable(value)) if _SUSPECT.search(text) else text
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 class StorableText(TypeDecorator[str]):

@@ -18,7 +18,7 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 from dnnamo.errors import DatabaseUnavailable, MissingExtra, UsageError
 from dnnamo_storage.columns import dump_json
 
-__all__ = ["describe", "open_engine", "reading", "writing"]
+__all__ = ["SQLITE_REMEDIES", "describe", "open_engine", "open_read_only", "reading", "writing"]
 
 _WRITES = "dnnamo_writes"
 _RETURNED = "dnnamo_returned"
@@ -42,7 +42,7 @@ _LIBPQ_DEFAULTS = {
     "tcp_user_timeout": "30000",
 }
 
-_SQLITE_REMEDIES = {
+SQLITE_REMEDIES = {
     sqlite3.SQLITE_BUSY: "Another process has held it locked for 30 seconds; end that process or try again.",
     sqlite3.SQLITE_READONLY: "Make the file and its folder writable for this user, or choose another database.",
     sqlite3.SQLITE_CANTOPEN: "Give this user access to the file and its folder, or choose another database.",
@@ -52,6 +52,8 @@ _SQLITE_REMEDIES = {
     sqlite3.SQLITE_NOTADB: "The file is something else or damaged: choose another database.",
     sqlite3.SQLITE_PERM: "Make the file and its folder writable for this user, or choose another database.",
 }
+"""What to do about an error that is the database's state, by its primary code."""
+
 _POSTGRESQL_REMEDY = (
     "Check that the server runs and can be reached from here, that the database exists, and that user and password are "
     "right."
@@ -87,12 +89,34 @@ def _parse(url: str) -> URL:
     return parsed
 
 
+def open_read_only(url: str) -> Engine:
+    """Return an engine for `url` whose connections only ever read, where the database can promise that: SQLite.
+
+    Raises:
+        UsageError: As for `open_engine`.
+        MissingExtra: As for `open_engine`.
+        DatabaseUnavailable: If there is no such SQLite file.
+    """
+    parsed = _parse(url)
+    if parsed.drivername not in _SQLITE:
+        return open_engine(url)
+    path = _sqlite_path(parsed)
+    if not path.exists():
+        raise DatabaseUnavailable(f"There is no database {describe(parsed)}. Submit a job first, or give another one.")
+    # Not in the URL, which messages show.
+    engine = create_engine(parsed, creator=partial(_connect_read_only, path), **_json_options())
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30, isolation_level=None)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
 def _open_sqlite(url: URL) -> Engine:
-    if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
-        raise UsageError(
-            f"{describe(url)} names no file of its own, and jobs must outlive the process. Give sqlite:////folder/file.db."
-        )
-    path = Path(str(url.database)).absolute()
+    path = _sqlite_path(url)
     _make_folder(path.parent, url)
     # Threads wait for SQLite's lock, never for a connection: an idle one costs only a file handle.
     engine = create_engine(
@@ -101,6 +125,14 @@ def _open_sqlite(url: URL) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _sqlite_path(url: URL) -> Path:
+    if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
+        raise UsageError(
+            f"{describe(url)} names no file of its own, and jobs must outlive the process. Give sqlite:////folder/file.db."
+        )
+    return Path(str(url.database)).absolute()
 
 
 def _make_folder(folder: Path, url: URL) -> None:
@@ -220,7 +252,7 @@ def _remedy(engine: Engine, error: sa.DBAPIError | sa.TimeoutError) -> str | Non
         return "All connections of this process are in use; try again, or use fewer threads."
     if engine.dialect.name == "sqlite":
         # Its driver raises OperationalError for wrong SQL too; the primary code is in the low byte.
-        return _SQLITE_REMEDIES.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
+        return SQLITE_REMEDIES.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
     if getattr(error.orig, "sqlstate", None) == "42501":
         return "Give this user the right to create and change tables there, or use another one."
     return _POSTGRESQL_REMEDY if isinstance(error, sa.OperationalError | sa.InterfaceError) else None

@@ -44,7 +44,7 @@ Step = Callable[[FromClause], PlainInsert | Update]
 """Builds a write from the one row that another one returns; the names of its parameters are its own."""
 
 ELEMENTS = "elements"
-"""Parameter of a statement that selects from `elements`: a JSON array as text."""
+"""Parameter of a statement that selects from `elements`, if it has no name of its own: a JSON array as text."""
 
 
 @lru_cache
@@ -67,12 +67,12 @@ def insert_or_update(
     return insert.on_conflict_do_update(index_elements=[key], set_=values)
 
 
-def elements(dialect: str) -> Subquery:
+def elements(dialect: str, parameter: str = ELEMENTS) -> Subquery:
     """Return the elements of a JSON array as rows with a `position` that grows and a `value` that is JSON.
 
     An insert that selects from it takes thousands of rows in one parameter, many times faster than in one a value.
     """
-    given = bindparam(ELEMENTS, type_=Text())
+    given = bindparam(parameter, type_=Text())
     if dialect == "postgresql":
         unpacked = func.jsonb_array_elements(cast(given, JSONB)).table_valued(
             column("value", JSONB), with_ordinality="position"

@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy import Connection, FromClause, Insert, Row, bindparam, insert, select
 
-from dnnamo.records import Cause, Claim, Environment, Operation, Outcome, Profile, Result, State
-from dnnamo_storage import artifacts, life
+from dnnamo.records import Cause, Claim, Environment, Outcome, Result, State
+from dnnamo_storage import artifacts, life, profiles
 from dnnamo_storage.columns import storable
 from dnnamo_storage.inserts import insert_or_ignore
 from dnnamo_storage.life import Writes
-from dnnamo_storage.schema import environments, operations, profiles, results
+from dnnamo_storage.schema import environments, results
 
 __all__ = ["record"]
 
@@ -41,11 +41,8 @@ def _end(connection: Connection, claim: Claim, outcome: Outcome, state: State, f
     if by_chance and earlier is None:
         return life.queue_again(connection, claim, outcome, also=files)
     message = outcome.message if earlier is None else _tried_twice(outcome, earlier)
-    writes = {**files, **_result(outcome.result)}
-    row = life.end_job(connection, claim, outcome, state=state, message=message, also=writes)
-    if row is not None:
-        _write_profile(connection, claim, outcome.profile)
-    return row
+    writes = {**files, **_result(outcome.result), **profiles.writes(connection.dialect.name, outcome.profile)}
+    return life.end_job(connection, claim, outcome, state=state, message=message, also=writes)
 
 
 def _tried_twice(outcome: Outcome, earlier: tuple[int, Cause]) -> str:
@@ -94,17 +91,3 @@ def _step_columns(result: Result) -> dict[str, Any]:
 def _final_loss(result: Result) -> float | None:
     loss: float | None = storable(result.loss[-1]) if result.loss else None
     return loss
-
-
-def _write_profile(connection: Connection, claim: Claim, profile: Profile | None) -> None:
-    if profile is None:
-        return
-    row = {name: getattr(profile, name) for name in ("source", "step_ns", "covered_ns", "coverage")}
-    connection.execute(insert(profiles), {"job_id": claim.job_id, "attempt": claim.attempt, **row})
-    if profile.operations:
-        rows = [_operation_row(claim.job_id, position, row) for position, row in enumerate(profile.operations)]
-        connection.execute(insert(operations), rows)
-
-
-def _operation_row(job_id: int, position: int, operation: Operation) -> dict[str, Any]:
-    return {"job_id": job_id, "position": position, **operation.to_dict()}

@@ -14,21 +14,17 @@ from dnnamo.records import (
     Environment,
     Job,
     JobSpec,
-    Method,
-    Operation,
-    Profile,
     Progress,
     Result,
     State,
+    Task,
 )
-from dnnamo_storage.schema import attempts, environments, job_tags, jobs, operations, profiles, results
+from dnnamo_storage.schema import attempts, environments, job_tags, jobs, results
 
-__all__ = ["backlog", "count_queued", "environment", "find_jobs", "job", "matching", "profile", "result"]
+__all__ = ["backlog", "count_queued", "environment", "find_jobs", "job", "matching", "result"]
 
 _ATTEMPT = ("number", "worker", "state", "cause", "message", "started", "ended", "environment")
 _JOB = ("id", "state", "cause", "message", "cancel_requested", "created", "started", "ended")
-_OPERATION = ("name", "shapes", "calls", "self_ns", "total_ns", "device_ns")
-_PROFILE = ("source", "step_ns", "covered_ns")
 
 
 def job(connection: Connection, job_id: int) -> Job:
@@ -44,7 +40,7 @@ def job(connection: Connection, job_id: int) -> Job:
 
 
 def matching(
-    *, state: State | None, model: str | None, method: Method | None, tags: Sequence[str]
+    *, state: State | None, model: str | None, method: Task | None, tags: Sequence[str]
 ) -> list[ColumnElement[bool]]:
     """Return what is true of jobs that have all the tags and match the rest where it is not None."""
     wanted = {"state": state, "model": model, "method": method}
@@ -103,18 +99,6 @@ def result(connection: Connection, job_id: int) -> Result | None:
     """Return the job's recorded result, None if there is none."""
     record = connection.scalar(select(results.c.record).where(results.c.job_id == job_id))
     return None if record is None else Result.from_dict(record)
-
-
-def profile(connection: Connection, job_id: int) -> Profile | None:
-    """Return the job's recorded profile, None if there is none; operations in the order that they were given in."""
-    row = connection.execute(select(profiles).where(profiles.c.job_id == job_id)).first()
-    if row is None:
-        return None
-    found = select(operations).where(operations.c.job_id == job_id).order_by(operations.c.position)
-    return Profile(
-        **_fields(row, _PROFILE),
-        operations=[Operation(**_fields(found_row, _OPERATION)) for found_row in connection.execute(found)],
-    )
 
 
 def environment(connection: Connection, digest: str) -> Environment | None:

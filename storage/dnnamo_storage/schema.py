@@ -20,9 +20,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    literal_column,
 )
 
-from dnnamo.records import AttemptState, State
+from dnnamo.records import AttemptState, Grain, Quality, State
 from dnnamo_storage.columns import BigId, Json, StorableText, UtcDateTime
 
 __all__ = [
@@ -37,12 +38,13 @@ __all__ = [
     "jobs",
     "metadata",
     "operations",
+    "profile_steps",
     "profiles",
     "results",
     "workers",
 ]
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """Revision of the newest migration; known here too because importing Alembic to ask takes 0.3 s."""
 
 VERSION_TABLE = "dnnamo_schema_version"
@@ -109,7 +111,9 @@ job_tags = Table(
     "job_tags",
     metadata,
     Column("tag", StorableText, primary_key=True),
-    Column("job_id", BigId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column(
+        "job_id", BigId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False, index=True
+    ),
 )
 
 environments = Table(
@@ -163,22 +167,44 @@ results = Table(
     _of_attempt(),
 )
 
+# `device_busy_ns` and `device_idle_ns` are sums over the devices, `peak_bytes` is that of the kind of memory with the
+# greatest. `record` is the profile without its operations and steps. Rows of Dnnamo's first profiles have no `span_ns`.
 profiles = Table(
     "profiles",
     metadata,
     Column("job_id", BigId, primary_key=True, autoincrement=False),
     Column("attempt", Integer, nullable=False),
     Column("source", StorableText, nullable=False),
-    Column("step_ns", Json, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("span_ns", BigInteger),
     Column("covered_ns", BigInteger, nullable=False),
     Column("coverage", Double),
+    Column("overhead", Double),
+    Column("unprofiled_ns", Double),
+    Column("device_busy_ns", BigInteger),
+    Column("device_idle_ns", BigInteger),
+    Column("peak_bytes", BigInteger),
+    Column("flops", BigInteger),
+    Column("flop_coverage", Double),
+    Column("record", Json, nullable=False),
     _of_attempt(),
+    _one_of("verdict", Quality),
 )
 
+
+def _of_profile() -> Column[int]:
+    of_profile = ForeignKey("profiles.job_id", ondelete="CASCADE")
+    return Column("job_id", BigId, of_profile, primary_key=True, autoincrement=False)
+
+
+# NULL in `device_total_ns` of an operation, and in all but `number` and `wall_ns` of a step, is what Dnnamo's first
+# profiles did not tell. Without rowids SQLite keeps the rows of a profile together, and each of them once.
 operations = Table(
     "operations",
     metadata,
-    Column("job_id", BigId, ForeignKey("profiles.job_id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    _of_profile(),
+    Column("grain", Text, primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("name", StorableText, nullable=False),
     Column("shapes", Json),
@@ -186,9 +212,40 @@ operations = Table(
     Column("self_ns", BigInteger, nullable=False),
     Column("total_ns", BigInteger, nullable=False),
     Column("device_ns", BigInteger, nullable=False),
+    Column("device_total_ns", BigInteger),
+    Column("flops", BigInteger),
+    Column("bytes", BigInteger),
+    Column("peak_bytes", BigInteger),
+    _one_of("grain", Grain),
+    sqlite_with_rowid=False,
 )
-# Hash: PostgreSQL refuses to index text over 2.7 kB in a tree, and names of generated kernels are longer.
-Index("ix_operations_name", operations.c.name, postgresql_using="hash")
+# Finds the rows of one name in all profiles; ask with `grain = 'name'`, written so. Other grains have more rows by far,
+# each of which would have its place in the index elsewhere on the disk. PostgreSQL refuses text over 2.7 kB, which some
+# names are, in an index of the usual kind; in a hash index each insert had to walk all that had the same name.
+_BY_NAME = literal_column("grain = 'name'", Boolean)
+Index(
+    "ix_operations_name",
+    operations.c.name,
+    postgresql_using="spgist",
+    postgresql_where=_BY_NAME,
+    sqlite_where=_BY_NAME,
+)
+
+# Position rather than number is the key: files from elsewhere may mark two steps with one number.
+profile_steps = Table(
+    "profile_steps",
+    metadata,
+    _of_profile(),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("wall_ns", BigInteger, nullable=False),
+    Column("covered_ns", BigInteger),
+    Column("calls", BigInteger),
+    Column("self_ns", BigInteger),
+    Column("device_ns", BigInteger),
+    Column("peak_bytes", BigInteger),
+    sqlite_with_rowid=False,
+)
 
 artifacts = Table(
     "artifacts",

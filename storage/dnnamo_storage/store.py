@@ -14,17 +14,20 @@ from dnnamo.records import (
     Claim,
     Device,
     Environment,
+    Grain,
     Job,
     JobSpec,
-    Method,
+    Operation,
     Outcome,
     Profile,
+    ProfiledStep,
     Progress,
     Result,
     State,
+    Task,
     Worker,
 )
-from dnnamo_storage import artifacts, life, migrate, outcomes, queries, registry, submissions
+from dnnamo_storage import artifacts, imports, life, migrate, outcomes, profiles, queries, registry, submissions
 from dnnamo_storage.engine import describe, open_engine, reading, writing
 from dnnamo_storage.life import Cancellation, Renewal
 
@@ -116,12 +119,16 @@ class Store:
             The jobs' ids, in the order of the specs.
 
         Raises:
-            UsageError: As for `submit`, or if there is not one key for each spec.
+            UsageError: As for `submit`, or if there is not one key for each spec, or one is for no worker.
         """
         if keys is not None and len(keys) != len(specs):
             raise UsageError(f"{len(specs)} jobs were given {len(keys)} keys; give each job one, or None.")
+        if any(spec.method == "import_trace" for spec in specs):
+            raise UsageError(
+                "No worker can do import_trace: the profile in a file is stored with `dnnamo import FILE`."
+            )
         with writing(self.engine) as connection:
-            return submissions.submit(connection, specs, [None] * len(specs) if keys is None else keys)
+            return submissions.submit(connection, specs, [None] * len(specs) if keys is None else keys).ids
 
     def claim(
         self, devices: Sequence[Device], *, worker: str, lease_s: float, job_id: int | None = None
@@ -176,6 +183,33 @@ class Store:
         with writing(self.engine) as connection:
             return outcomes.record(connection, claim, outcome, state=state, contents=contents)
 
+    def import_profile(
+        self, spec: JobSpec, outcome: Outcome, *, files: Mapping[str, bytes | Path], key: str | None = None
+    ) -> int:
+        """Store a profile from elsewhere as a job that has succeeded and that no worker ever sees queued.
+
+        Args:
+            spec: What was imported; its method is `import_trace`.
+            outcome: `succeeded`, with the profile.
+            files: Content of each artifact that the outcome names.
+            key: Idempotency key; importing again with the same one changes nothing and gives the same id.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            UsageError: As for `submit` and `record`, or if spec or outcome are of anything but an imported profile.
+            OSError: If a file cannot be read.
+        """
+        if spec.method != "import_trace" or outcome.state != "succeeded" or outcome.profile is None:
+            raise UsageError(
+                f"A job that {outcome.state} at {spec.method} is no imported profile: that is one that succeeded at "
+                "import_trace, with the profile."
+            )
+        contents = artifacts.read_contents(outcome.artifacts, files)
+        with writing(self.engine) as connection:
+            return imports.import_profile(connection, spec, outcome, contents=contents, key=key)
+
     def hand_back(self, claim: Claim) -> bool:
         """End an attempt without an outcome and queue the job again; this does not count as a loss.
 
@@ -206,7 +240,7 @@ class Store:
         *,
         state: State | None = None,
         model: str | None = None,
-        method: Method | None = None,
+        method: Task | None = None,
         tags: Sequence[str] = (),
     ) -> Cancellation:
         """Cancel, as `cancel` does, the jobs that have all the tags and match what is not None: by default all."""
@@ -241,7 +275,7 @@ class Store:
         *,
         state: State | None = None,
         model: str | None = None,
-        method: Method | None = None,
+        method: Task | None = None,
         tags: Sequence[str] = (),
         limit: int = 100,
     ) -> list[Job]:
@@ -268,11 +302,32 @@ class Store:
             return queries.result(connection, job_id)
 
     def profile(self, job_id: int) -> Profile | None:
-        """Return the recorded profile, operations in the order recorded; None if the job has none."""
+        """Return the whole recorded profile, rows in the order recorded; None if the job has none."""
         if not _may_exist(job_id):
             return None
         with reading(self.engine) as connection:
-            return queries.profile(connection, job_id)
+            return profiles.of_job(connection, job_id)
+
+    def profile_summary(self, job_id: int) -> Profile | None:
+        """Return the recorded profile without its operations, which costs less; None if the job has none."""
+        if not _may_exist(job_id):
+            return None
+        with reading(self.engine) as connection:
+            return profiles.summary(connection, job_id)
+
+    def operations(self, job_id: int, grain: Grain, *, limit: int | None = None) -> list[Operation]:
+        """Return the first `limit` rows of a recorded profile's table of operations; none if there is no such table."""
+        if not _may_exist(job_id):
+            return []
+        with reading(self.engine) as connection:
+            return profiles.operations_of(connection, job_id, grain, limit)
+
+    def profile_steps(self, job_id: int) -> list[ProfiledStep]:
+        """Return the steps of a recorded profile; none if the job has no profile, or one without marked steps."""
+        if not _may_exist(job_id):
+            return []
+        with reading(self.engine) as connection:
+            return profiles.steps_of(connection, job_id)
 
     def environment(self, digest: str) -> Environment | None:
         """Return the environment with this digest, None if it is unknown."""

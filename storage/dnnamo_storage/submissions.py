@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Insert, Integer, cast, false, literal, select, text, true
 
@@ -14,7 +14,7 @@ from dnnamo_storage.columns import db_now, dump_json, storable
 from dnnamo_storage.inserts import ELEMENTS, elements, insert_into
 from dnnamo_storage.schema import job_tags, jobs
 
-__all__ = ["AT_ONCE", "MAX_TAG_LENGTH", "submit"]
+__all__ = ["AT_ONCE", "MAX_TAG_LENGTH", "Submitted", "submit"]
 
 AT_ONCE = 1000
 """Rows that one statement takes."""
@@ -30,8 +30,15 @@ _LOCK = 0x6B657973  # "keys"
 _UNSTORABLE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000|[\ud800-\udfff]")
 
 
-def submit(connection: Connection, specs: Sequence[JobSpec], keys: Sequence[str | None]) -> list[int]:
-    """Insert a queued job for each spec, unless one has its key already; return their ids in the order of the specs.
+class Submitted(NamedTuple):
+    """The ids of the jobs in the order of their specs, and which of them are new."""
+
+    ids: list[int]
+    new: set[int]
+
+
+def submit(connection: Connection, specs: Sequence[JobSpec], keys: Sequence[str | None]) -> Submitted:
+    """Insert a queued job for each spec, unless one has its key already.
 
     Raises:
         UsageError: If a spec holds what a database cannot keep as it is.
@@ -46,7 +53,7 @@ def submit(connection: Connection, specs: Sequence[JobSpec], keys: Sequence[str 
     by_key |= _find(connection, {key for key in kept if key is not None} - by_key.keys())
     ids = [next(unkeyed) if key is None else by_key[key] for key in kept]
     _insert_tags(connection, specs, ids, set(new))
-    return ids
+    return Submitted(ids, set(new))
 
 
 def _json(spec: JobSpec) -> str:

@@ -17,7 +17,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, redis_url: str, postgres_s
     with fresh_database(postgres_server) as database_url:
         place = Place(home, database_url=database_url, broker_url=redis_url)
         place.dnnamo("db", "upgrade")
-        with place.worker(worker_command("cpu")):
+        with place.worker(worker_command("cpu"), fresh=True):
             yield place
 
 

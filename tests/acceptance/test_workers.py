@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from sqlalchemy import text
 
 from dnnamo.records import Device
 from dnnamo_workers.devices import device_classes
-from tests.acceptance.place import DNNAMO, QUICK, Place, stop, until
+from tests.acceptance.place import BRIEF, QUICK, Place, stop, until
 from tests.servers import start_redis
 from tests.test_compose import worker_command
 
@@ -21,9 +20,12 @@ SLOW = """
 import time
 class M:
     def run_inference(self, n_steps=1):
-        with open({marks!r}, "a") as file:
+        with open({marks!r}, "a+") as file:
             file.write("begun ")
-        time.sleep({seconds})
+            file.seek(0)
+            executions = len(file.read().split())
+        if executions <= {times}:
+            time.sleep({seconds})
         return [1.0]
 def __dnnamo_loader__():
     return M()
@@ -37,10 +39,11 @@ def own(tmp_path: Path) -> Iterator[Place]:
         yield Place(tmp_path, broker_url=url)
 
 
-def slow_model(place: Place, seconds: float) -> tuple[Path, Path]:
+def slow_model(place: Place, *, seconds: float = 100, times: int = 1) -> tuple[Path, Path]:
+    """A model that takes so long the first times and none from then on, and the file that tells how often it ran."""
     marks = place.home / "marks"
     marks.touch()
-    return place.file("slow.py", SLOW.format(marks=str(marks), seconds=seconds)), marks
+    return place.file("slow.py", SLOW.format(marks=str(marks), seconds=seconds, times=times)), marks
 
 
 def begun(marks: Path) -> int:
@@ -61,7 +64,7 @@ GPU = pytest.param("gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(NO_GPU, rea
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_worker_of_the_compose_file_serves_its_queue(own: Place, device: Device) -> None:
-    with own.worker(worker_command(device)) as worker:
+    with own.worker(worker_command(device), fresh=True) as worker:
         serving = own.json("doctor")[-1]["finding"]
         assert f":{worker.pid} ({device};" in serving
 
@@ -80,7 +83,7 @@ def test_more_slots_than_cores_end_with_2(own: Place) -> None:
 
 
 def test_jobs_submitted_before_any_worker_are_run_by_the_first(own: Place) -> None:
-    ids = [own.submit("run_inference", QUICK, "--steps", 1) for _ in range(6)]
+    ids = [own.submit("run_inference", QUICK, *BRIEF) for _ in range(6)]
     assert {row["state"] for row in own.json("ls")} == {"queued"}
     assert "No worker serves queue cpu" in own.dnnamo("submit", "run_inference", QUICK).stderr
     with own.worker():
@@ -88,8 +91,8 @@ def test_jobs_submitted_before_any_worker_are_run_by_the_first(own: Place) -> No
 
 
 def test_greater_priority_starts_first(own: Place) -> None:
-    low = own.submit("run_inference", QUICK, "--steps", 1)
-    high = own.submit("run_inference", QUICK, "--steps", 1, "--priority", 5)
+    low = own.submit("run_inference", QUICK, *BRIEF)
+    high = own.submit("run_inference", QUICK, *BRIEF, "--priority", 5)
     with own.worker():
         own.dnnamo("wait", low, high)
     started = {row["id"]: row["started"] for row in (own.json("show", it) for it in (low, high))}
@@ -97,9 +100,9 @@ def test_greater_priority_starts_first(own: Place) -> None:
 
 
 def test_stopping_worker_finishes_what_is_short(own: Place) -> None:
-    model, marks = slow_model(own, 1)
+    model, marks = slow_model(own, seconds=1)
     with own.worker() as worker:
-        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        job_id = own.submit("run_inference", model, *BRIEF)
         until(lambda: begun(marks) == 1)
         assert stop(worker) == 0
     assert own.json("show", job_id)["state"] == "succeeded"
@@ -107,9 +110,9 @@ def test_stopping_worker_finishes_what_is_short(own: Place) -> None:
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
 def test_stopping_worker_hands_back_what_is_long_and_another_runs_it(own: Place, signals: list[signal.Signals]) -> None:
-    model, marks = slow_model(own, 3)
+    model, marks = slow_model(own)
     with own.worker(DNNAMO_DRAIN_S="0.5") as worker:
-        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        job_id = own.submit("run_inference", model, *BRIEF)
         until(lambda: begun(marks) == 1)
         for number in signals:
             worker.send_signal(number)
@@ -122,9 +125,9 @@ def test_stopping_worker_hands_back_what_is_long_and_another_runs_it(own: Place,
 
 
 def test_job_of_a_killed_worker_is_run_again_once_its_lease_is_over(own: Place) -> None:
-    model, marks = slow_model(own, 3)
+    model, marks = slow_model(own)
     with own.worker() as worker:
-        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        job_id = own.submit("run_inference", model, *BRIEF)
         until(lambda: begun(marks) == 1)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
@@ -157,9 +160,9 @@ def test_runner_dies_with_its_worker(own: Place) -> None:
 
 
 def test_queued_job_is_cancelled_at_once_and_a_running_one_soon(own: Place) -> None:
-    model, marks = slow_model(own, 100)
+    model, marks = slow_model(own)
     with own.worker():
-        running = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        running = own.submit("run_inference", model, *BRIEF)
         queued = own.submit("run_inference", model)
         until(lambda: begun(marks) == 1)
         own.dnnamo("cancel", running, queued)
@@ -172,8 +175,8 @@ def test_queued_job_is_cancelled_at_once_and_a_running_one_soon(own: Place) -> N
 
 
 def test_two_slots_run_two_jobs_side_by_side(own: Place) -> None:
-    model, marks = slow_model(own, 100)
-    ids = [own.submit("run_inference", model, "--steps", 1, "--warmup", 0) for _ in range(3)]
+    model, marks = slow_model(own, times=2)
+    ids = [own.submit("run_inference", model, *BRIEF) for _ in range(3)]
     with own.worker(["dnnamo", "worker", "--queue", "cpu", "--slots", "2"]):
         until(lambda: begun(marks) == 2)
         assert sorted(row["state"] for row in own.json("ls")) == ["queued", "running", "running"]
@@ -183,7 +186,7 @@ def test_two_slots_run_two_jobs_side_by_side(own: Place) -> None:
 def test_cpu_worker_leaves_gpu_jobs_alone(own: Place) -> None:
     gpu = own.submit("run_inference", QUICK, "--device", "gpu")
     with own.worker():
-        own.json("run", QUICK, "--steps", 1)
+        own.json("run", QUICK, *BRIEF)
         assert own.json("show", gpu)["state"] == "queued"
         assert "no worker serves queue gpu" in own.dnnamo("ls").stderr
 
@@ -197,7 +200,7 @@ def test_hint_that_says_nothing_true_does_nothing(own: Place) -> None:
             forger.send_task("dnnamo.work", args=args, queue="dnnamo.cpu")
         forger.send_task("os.system", args=["true"], queue="dnnamo.cpu")
         forger.close()
-        assert own.json("run", QUICK, "--steps", 1)["id"] == 1
+        assert own.json("run", QUICK, *BRIEF)["id"] == 1
     assert len(own.json("show", 1)["attempts"]) == 1
 
 
@@ -213,7 +216,7 @@ def test_user_code_sees_no_passwords_and_never_runs_in_the_worker(own: Place) ->
         "    return M()\n",
     )
     with own.worker() as worker:
-        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        job_id = own.submit("run_inference", model, *BRIEF)
         own.dnnamo("wait", job_id)
         log = own.dnnamo("logs", job_id).stdout
     assert log.startswith("[] False ")
@@ -245,11 +248,11 @@ def test_nothing_of_a_job_is_left_when_what_keeps_it_is_killed(own: Place) -> No
     marks = own.home / "daemon"
     model = own.file("daemon.py", DAEMON.format(marks=str(marks)))
     with own.worker() as worker:
-        job_id = own.submit("run_inference", model, "--steps", 1, "--warmup", 0)
+        job_id = own.submit("run_inference", model, *BRIEF)
         until(marks.exists)
         (keeper,) = psutil.Process(worker.pid).children()
         daemon = psutil.Process(int(marks.read_text()))
-        assert daemon.ppid() == keeper.pid
+        until(lambda: daemon.ppid() == keeper.pid)
 
         keeper.kill()
 
@@ -258,28 +261,23 @@ def test_nothing_of_a_job_is_left_when_what_keeps_it_is_killed(own: Place) -> No
 
 
 def test_up_is_a_whole_cluster_in_one_command(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    cluster = subprocess.Popen([DNNAMO, "up"], env=place.environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert cluster.stdout is not None
-        name, _, url = cluster.stdout.readline().strip().removeprefix("export ").partition("=")
+    said = tmp_path / "said"
+    with said.open("wb") as output, Place(tmp_path).started("up", output=output, fresh=True) as cluster:
+        until(lambda: said.read_text().endswith("\n"))
+        name, _, url = said.read_text().splitlines()[0].removeprefix("export ").partition("=")
         inside = Place(tmp_path, broker_url=url)
         assert name == "DNNAMO_BROKER_URL"
-        assert inside.json("run", QUICK, "--steps", 1)["state"] == "succeeded"
+        assert inside.json("run", QUICK, *BRIEF)["state"] == "succeeded"
         assert str(cluster.pid) in inside.json("show", 1)["attempts"][0]["worker"]
-    finally:
         assert stop(cluster) == 0
-        cluster.stdout.close()  # type: ignore[union-attr]
 
 
 def test_job_of_a_killed_process_is_run_by_whoever_waits_for_it(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    model, marks = slow_model(place, 3)
-    command = [DNNAMO, "submit", "run_inference", str(model), "--steps", "1", "--warmup", "0"]
-    submit = subprocess.Popen(command, env=place.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(lambda: begun(marks) == 1)
-    submit.kill()
-    submit.communicate()
+    model, marks = slow_model(place)
+    with place.started("submit", "run_inference", model, *BRIEF) as submit:
+        until(lambda: begun(marks) == 1)
+        submit.kill()
     with place.store() as store, store.engine.begin() as connection:  # half a minute passes
         connection.execute(text("UPDATE jobs SET lease_until = '2020-01-01 00:00:00.000000'"))
     place.dnnamo("wait", 1)
@@ -289,12 +287,12 @@ def test_job_of_a_killed_process_is_run_by_whoever_waits_for_it(tmp_path: Path) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_run_cancels_its_job(tmp_path: Path, number: signal.Signals) -> None:
     place = Place(tmp_path)
-    model, marks = slow_model(place, 100)
-    command = [DNNAMO, "run", str(model), "--steps", "1"]
-    run = subprocess.Popen(command, env=place.environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until(lambda: begun(marks) == 1)
-    os.killpg(run.pid, number)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 1
-    assert "Traceback" not in said
+    model, marks = slow_model(place)
+    said = tmp_path / "said"
+    with said.open("wb") as errors, place.started("run", model, *BRIEF, errors=errors) as run:
+        until(lambda: begun(marks) == 1)
+        os.killpg(run.pid, number)
+        assert run.wait(60) == 1
+    assert "Traceback" not in said.read_text()
+    assert "Cancelling job 1" in said.read_text()
     assert place.json("show", 1)["state"] == "cancelled"

@@ -4,15 +4,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dnnamo.cli.options import Options, with_options
+from dnnamo.cli.options import Options, ProfileOptions, with_options
 from dnnamo.errors import UsageError
 
 
-def parsed(*words: str) -> tuple[str, int, Options]:
+def parsed(*words: str, kind: type[Options] = Options) -> tuple[str, int, Options]:
     """What a verb with an argument and an option of its own is called with."""
     seen = []
 
-    def verb(model: Annotated[str, typer.Argument()], options: Options, own: int = 3) -> None:
+    def verb(model: Annotated[str, typer.Argument()], options: kind, own: int = 3) -> None:
         seen.append((model, own, options))
 
     app = typer.Typer()
@@ -51,6 +51,22 @@ def test_every_option_reaches_its_field():
         "output_limit": "1MB",
         "scratch": "3",
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "capture", "paired"),
+    [
+        ("", [], True),
+        ("--no-paired", [], False),
+        ("--shapes --flops", ["shapes", "flops"], True),
+        ("--allocations --stacks --paired", ["memory", "stacks"], True),
+    ],
+)
+def test_what_a_profile_holds_besides_is_asked_for_by_flags(words, capture, paired):
+    _, _, options = parsed("m.py", "--memory", "2GiB", *words.split(), kind=ProfileOptions)
+
+    given = options.arguments()
+    assert (given["capture"], given["paired"], given["memory"]) == (capture, paired, "2GiB")
 
 
 def test_a_verb_keeps_its_name_and_its_help():

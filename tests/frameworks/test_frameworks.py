@@ -9,18 +9,13 @@ import pytest
 
 import dnnamo.frameworks as frameworks
 from dnnamo.errors import ModelError
-from dnnamo.frameworks import in_use, interpret, render_graph
-from dnnamo.records import Profile
-
-PROFILE = Profile(source="given", step_ns=[], covered_ns=0, operations=[])
+from dnnamo.frameworks import in_use, render_graph
 
 
 @pytest.fixture
 def plug_in(monkeypatch) -> ModuleType:
     """A framework of an entry point, and no other; `given_library` is the package that brings it into use."""
     module = ModuleType("given_framework")
-    module.PROFILES = "a given profile"
-    module.profile_from = lambda native: (PROFILE, {"a.bin": b"a"}) if native == "profile" else None
     module.graph_file = lambda graph: ("graph.bin", b"g") if graph == "graph" else None
     monkeypatch.setattr(frameworks, "_BUILT_IN", {})
     monkeypatch.setattr(frameworks, "installed", {"dnnamo.frameworks": {"given_library": "given_framework"}}.get)
@@ -53,20 +48,6 @@ def test_looking_for_frameworks_imports_none(monkeypatch):
     assert list(in_use()) == []
 
 
-def test_profiling_data_goes_to_the_framework_that_knows_it(used):
-    assert interpret("profile") == (PROFILE, {"a.bin": b"a"})
-
-
-def test_profiling_data_that_nobody_knows_names_its_type_and_what_is_known(used):
-    with pytest.raises(ModelError, match=r"data of type builtins\.dict\. What can be read is: a given profile\."):
-        interpret({})
-
-
-def test_profiling_data_without_any_framework_says_so(plug_in):
-    with pytest.raises(ModelError, match=r"builtins\.NoneType\. What can be read is: nothing, as no framework"):
-        interpret(None)
-
-
 def test_a_graph_goes_to_the_framework_that_knows_it(used):
     assert render_graph("graph") == ("graph.bin", b"g")
 
@@ -90,12 +71,10 @@ def test_contract_a_framework_is_found_once_it_was_imported(framework):
 
 
 def test_contract_data_of_others_is_left_to_them(framework):
-    assert [framework.profile_from(value) for value in (None, {}, "", object())] == [None] * 4
     assert [framework.graph_file(value) for value in (None, {}, "", object())] == [None] * 4
 
 
 def test_contract_facts_are_words_and_numbers(framework):
-    assert isinstance(framework.PROFILES, str)
     assert all(isinstance(text, str) for pair in framework.libraries().items() for text in pair)
     assert all(isinstance(name, str) and count >= 0 for name, count in framework.threads().items())
     assert any(name.endswith(".intraop") for name in framework.threads())

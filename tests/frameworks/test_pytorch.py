@@ -1,15 +1,14 @@
-import gzip
 import io
-import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, UsageError, WeightsError
-from dnnamo.model import StepClock, capabilities
+from dnnamo.model import Capturing, StepClock, capabilities
 from dnnamo.records import METHODS
 
 if "CI" not in os.environ:
@@ -164,11 +163,12 @@ def test_makes_a_new_batch_for_each_step():
     assert [float(output[0, 0]) for output in outputs] == [0, 1, 2]
 
 
-def test_the_batch_is_not_made_under_a_step_that_raises_later():
-    class Raises(nn.Module):
-        def forward(self, inputs):
-            raise ArithmeticError("no")
+class Raises(nn.Module):
+    def forward(self, inputs):
+        raise ArithmeticError("no")
 
+
+def test_the_batch_is_not_made_under_a_step_that_raises_later():
     with StepClock() as clock, pytest.raises(ArithmeticError, match="no"):
         TorchModel(Raises(), lambda: (torch.ones(1), torch.ones(1))).run_inference(2)
 
@@ -489,45 +489,64 @@ def test_graphs_are_kept_as_files():
     assert framework.graph_file(model) is None
 
 
+def raw(finished):
+    return finished.profiler.kineto_results.events()
+
+
+def names(finished):
+    return Counter(event.name() for event in raw(finished))
+
+
 @pytest.mark.parametrize("method", ["profile_inference", "profile_training"])
-def test_a_profile_comes_with_its_chrome_trace(method):
-    profile, files = framework.profile_from(getattr(small(), method)(n_steps=2))
+def test_a_profile_marks_steps_and_layers_and_by_default_records_nothing_else(method):
+    finished = getattr(small(), method)(n_steps=2)
 
-    trace = json.loads(gzip.decompress(files["trace.json.gz"]))
-    marks = [event["name"] for event in trace["traceEvents"] if event.get("name", "").startswith("ProfilerStep#")]
-    assert set(marks) == {"ProfilerStep#0", "ProfilerStep#1"}
-    assert len(profile.step_ns) == 2
-    assert "aten::addmm" in {row.name for row in profile.operations}
-
-
-def test_a_profile_has_the_shapes_of_the_inputs():
-    profile, _ = framework.profile_from(small().profile_inference())
-
-    (addmm,) = (row for row in profile.operations if row.name == "aten::addmm")
-    assert addmm.shapes[:3] == [[3], [4, 6], [6, 3]]
+    found = names(finished)
+    assert {name for name in found if name.startswith("ProfilerStep#")} == {"ProfilerStep#0", "ProfilerStep#1"}
+    assert {name: count for name, count in found.items() if name.startswith("dnnamo.layer:")} == {
+        "dnnamo.layer:Sequential": 2,
+        "dnnamo.layer:0": 2,
+    }
+    assert "aten::addmm" in found
+    assert "[memory]" not in found
+    assert all(event.shapes() == [] and event.stack() == [] for event in raw(finished))
+    assert {event.activity_type() for event in raw(finished)} == {"cpu_op", "user_annotation"}
 
 
-def test_a_profile_of_the_older_profiler_is_read_too():
-    with torch.autograd.profiler.profile(use_kineto=True) as recorded:
-        torch.ones(2) + 1
+def test_a_profile_records_what_the_job_asks_for():
+    with Capturing(["shapes", "memory", "stacks"]) as capturing:
+        finished = small().profile_training()
 
-    profile, _ = framework.profile_from(recorded)
-
-    assert "aten::add" in {row.name for row in profile.operations}
-
-
-def test_a_profile_that_was_not_run_says_so():
-    with pytest.raises(ModelError, match="not run, or is still running"):
-        framework.profile_from(torch.profiler.profile())
+    (addmm,) = (event for event in raw(finished) if event.name() == "aten::addmm")
+    assert addmm.shapes()[:3] == [[3], [4, 6], [6, 3]]
+    assert names(finished)["[memory]"] > 0
+    assert any(event.is_python_function() for event in raw(finished))
+    assert capturing.limits == []
 
 
-def test_a_profile_that_still_runs_says_so():
-    with torch.profiler.profile() as running, pytest.raises(ModelError, match="not run, or is still running"):
-        framework.profile_from(running)
+def test_no_hooks_stay_behind_after_a_profile():
+    module = torch.nn.modules.module
+    small().profile_training()
+
+    with pytest.raises(ArithmeticError, match="no"):
+        TorchModel(Raises(), lambda: (torch.ones(1), torch.ones(1))).profile_inference()
+
+    assert not module._has_any_global_hook()
 
 
-def test_other_data_is_no_profile():
-    assert framework.profile_from({"traceEvents": []}) is None
+def test_a_compiled_network_is_profiled_without_layers_and_not_compiled_again():
+    network = torch.compile(nn.Linear(6, 3), backend="eager")
+    model = TorchModel(network, lambda: (torch.ones(4, 6), torch.arange(4) % 3))
+    model.run_training(2)
+
+    with Capturing() as capturing, torch.compiler.set_stance("fail_on_recompile"):
+        found = names(model.profile_training(2))
+
+    assert [name for name in found if name.startswith("dnnamo.layer:")] == []
+    assert found["ProfilerStep#1"] == 1
+    assert capturing.limits == [
+        "The network is compiled by torch.compile, at least in part, so its layers are not told apart."
+    ]
 
 
 def test_says_what_it_is_and_how_many_threads_it_uses():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dnnamo.records import METHODS, Artifact, Evidence, JobSpec
+from dnnamo.profiles.events import read_events
+from dnnamo.records import EVENTS_NAME, METHODS, Artifact, Evidence, JobSpec
 from dnnamo.runner import execute as module
 from dnnamo.runner.execute import execute
 from dnnamo.runner.progress import Counter
@@ -251,48 +252,254 @@ def test_setting_weights_alone_succeeds_and_leaves_no_files(carry_out, weights_f
     assert list(scratch.iterdir()) == []
 
 
-@pytest.fixture
-def native_graphs(monkeypatch):
-    """A fake framework's graphs and profiles, so that no framework is needed."""
-    from dnnamo.records import Profile
-
-    profile = Profile(source="kineto", step_ns=[5, 6], covered_ns=0, operations=[])
-    monkeypatch.setattr(module, "render_graph", lambda graph: ("graph.py", graph.encode()))
-    monkeypatch.setattr(module, "interpret", lambda native: (profile, {"trace.json.gz": native}))
-    return profile
-
-
 @pytest.mark.parametrize("method", ["get_inference_graph", "get_training_graph"])
-def test_graphs_are_kept_as_an_artifact(carry_out, native_graphs, scratch, method):
+def test_graphs_are_kept_as_an_artifact(carry_out, monkeypatch, scratch, method):
+    monkeypatch.setattr(module, "render_graph", lambda graph: ("graph.py", graph.encode()))
+
     outcome = carry_out(method, a_method(method, "return 'the graph'"))
 
     assert outcome.artifacts == [Artifact(name="graph.py", media_type="text/x-python")]
     assert (scratch / "graph.py").read_text() == "the graph"
 
 
+PROFILED = """
+from dnnamo import step
+from dnnamo.profiles.events import Events, Texts
+from dnnamo.profiles.recording import Recording
+from dnnamo.records import Profile
+
+def recording(n_steps=1, step_ns=1000, **given):
+    "A profile of steps that follow each other, in each of which one operation runs half of the time."
+    names = [name for number in range(n_steps) for name in (str(number), "matmul")]
+    starts = [step_ns * number for number in range(n_steps) for _ in range(2)]
+    columns = {
+        "name": Texts.of(names),
+        "category": Texts.of(["step", "cpu_op"] * n_steps),
+        "process": Texts.same("1", len(names)),
+        "thread": Texts.same("1", len(names)),
+        "start_ns": np.array(starts),
+        "duration_ns": np.array([step_ns, step_ns // 2] * n_steps),
+    }
+    return Recording(source="given", events=Events.of(columns, {}), **given)
+
+class Given(Given):
+    def run_inference(self, n_steps=1):
+        print(f"run {n_steps}")
+        return super().run_inference(n_steps)
+
+    def run_training(self, n_steps=1):
+        print(f"run {n_steps}")
+        return super().run_training(n_steps)
+
+    def profile_inference(self, n_steps=1):
+        print(f"profile {n_steps}")
+        return recording(n_steps)
+
+    profile_training = profile_inference
+
+    def get_intermediates(self):
+        return {}
+"""
+
+
+@pytest.fixture
+def calls(capsys):
+    """What was called of the models that were executed, in order, as they print it."""
+    return lambda: capsys.readouterr().out.splitlines()
+
+
+def only_profiles(body):
+    """The text of a model that cannot run what it profiles."""
+    return f"{PROFILED}\nclass Given:\n    def profile_inference(self, n_steps=1):\n        {body}\n"
+
+
 @pytest.mark.parametrize("method", ["profile_inference", "profile_training"])
-def test_profiles_are_reported_and_their_native_form_is_kept(carry_out, native_graphs, scratch, method):
-    outcome = carry_out(method, a_method(method, "return b'native'"), warmup=3)
+def test_a_profile_is_reported_and_its_events_are_kept(carry_out, scratch, method):
+    outcome = carry_out(method, PROFILED, n_steps=3)
 
-    assert outcome.profile == native_graphs
-    assert outcome.artifacts == [Artifact(name="trace.json.gz", media_type="application/gzip")]
-    assert (scratch / "trace.json.gz").read_bytes() == b"native"
-    assert outcome.result.steps.duration_ns == [5, 6]
-    assert outcome.result.steps.warmup.count == 3
+    assert (outcome.state, outcome.message) == ("succeeded", None)
+    assert outcome.profile.source == "given"
+    assert outcome.profile.step_ns == [1000, 1000, 1000]
+    assert [(row.name, row.calls, row.self_ns) for row in outcome.profile.operations["name"]] == [("matmul", 3, 1500)]
+    assert outcome.artifacts == [Artifact(name=EVENTS_NAME, media_type="application/vnd.apache.parquet")]
+    events, metadata = read_events(scratch / EVENTS_NAME)
+    assert events.name.to_list() == ["0", "matmul", "1", "matmul", "2", "matmul"]
+    assert events.step.tolist() == [0, 0, 1, 1, 2, 2]
+    assert metadata["source"] == "given"
 
 
-def test_the_models_own_marks_come_before_the_profilers(carry_out, native_graphs):
-    body = "[step().__enter__() for _ in ()]\n        with step(): pass\n        return b''"
+@pytest.mark.parametrize(("n_steps", "before", "after"), [(1, 1, 1), (2, 1, 1), (5, 3, 2)])
+def test_unprofiled_steps_run_before_and_after_and_are_what_a_step_takes(carry_out, calls, n_steps, before, after):
+    outcome = carry_out("profile_training", PROFILED, n_steps=n_steps, warmup=2)
 
-    outcome = carry_out("profile_inference", a_method("profile_inference", body), n_steps=1)
+    assert calls() == ["run 1"] * (2 + before) + [f"profile {n_steps}"] + ["run 1"] * after
+    overhead, steps = outcome.profile.overhead, outcome.result.steps
+    assert (len(overhead.before_ns), len(overhead.after_ns)) == (before, after)
+    assert steps.duration_ns == [*overhead.before_ns, *overhead.after_ns]
+    assert (steps.count, steps.warmup.count) == (before + after, 2)
 
-    assert len(outcome.result.steps.duration_ns) == 1
-    assert outcome.result.steps.duration_ns != [5, 6]
+
+def test_the_overhead_is_by_the_models_own_marks_before_the_profilers(carry_out):
+    marked = """
+    class Given(Given):
+        def profile_inference(self, n_steps=1):
+            for _ in range(n_steps):
+                with step(): pass
+            return recording(n_steps, step_ns=10**15)
+    """
+
+    by_mark = carry_out("profile_inference", PROFILED + dedent(marked)).profile.overhead
+    by_profile = carry_out("profile_inference", PROFILED).profile.overhead
+
+    assert by_mark.profiled_ns < 10**15
+    assert by_profile.profiled_ns == 1000
+
+
+def test_unprofiled_steps_can_be_left_out(carry_out, calls):
+    outcome = carry_out("profile_inference", PROFILED, paired=False, n_steps=4, warmup=1)
+
+    assert calls() == ["run 1", "profile 4"]
+    assert outcome.profile.overhead is None
+    assert (outcome.result.steps.count, outcome.result.steps.duration_ns) == (4, [])
+
+
+def test_a_model_that_cannot_run_is_profiled_alone(carry_out):
+    outcome = carry_out("profile_inference", only_profiles("return recording(n_steps)"), n_steps=4, warmup=5)
+
+    assert outcome.profile.overhead is None
+    assert (outcome.result.steps.count, outcome.result.steps.duration_ns) == (4, [])
+    assert outcome.result.steps.warmup.count == 0
+
+
+def test_progress_counts_the_profiled_steps(carry_out):
+    counter = Counter()
+    seen = []
+    counter.counted = lambda: seen.append("step")
+    counter.warmed_up = lambda: seen.append("warm-up")
+    marked = """
+    class Given(Given):
+        def profile_inference(self, n_steps=1):
+            for _ in range(n_steps):
+                with step(): pass
+            return recording(n_steps)
+    """
+
+    carry_out("profile_inference", PROFILED + dedent(marked), n_steps=3, warmup=1, counter=counter)
+
+    assert seen == ["warm-up", "step", "step", "step"]
+
+
+def test_a_loss_that_is_not_finite_in_an_unprofiled_step_is_an_error(carry_out):
+    text = PROFILED + a_method("run_training", "return [(np.nan, None)]")
+
+    outcome = carry_out("profile_training", text)
+
+    assert "The loss of unprofiled step 0 is nan" in outcome.message
+
+
+def test_evidence_of_a_disturbed_machine_counts_against_the_profile(carry_out, monkeypatch):
+    monkeypatch.setattr(module, "Watch", GivenWatch)
+    monkeypatch.setattr(GivenWatch, "disturbed", 1)
+
+    outcome = carry_out("profile_inference", PROFILED)
+
+    assert outcome.result.evidence.verdict == "tainted"
+    assert outcome.profile.verdict == "degraded"
+    assert any("other processes took 90 %" in reason for reason in outcome.profile.reasons)
+
+
+def test_a_disturbed_profile_is_made_again_and_read_once(carry_out, calls, monkeypatch):
+    monkeypatch.setattr(module, "Watch", GivenWatch)
+    monkeypatch.setattr(GivenWatch, "disturbed", 2)
+
+    outcome = carry_out("profile_inference", PROFILED, repeats=3)
+
+    assert outcome.result.evidence.repeated == 2
+    assert calls() == ["run 1", "profile 2", "run 1"] * 3
+    assert len(outcome.result.steps.duration_ns) == 2
+    assert outcome.profile.events == 4
+
+
+def test_native_files_are_kept_beside_the_events(carry_out, scratch, tmp_path):
+    (tmp_path / "given.bin").write_bytes(b"from a file")
+    native = f"{{'trace.xplane.pb': b'native', 'given.bin': Path({str(tmp_path / 'given.bin')!r})}}"
+    text = PROFILED + a_method("profile_inference", f"from pathlib import Path; return recording(2, native={native})")
+
+    outcome = carry_out("profile_inference", text)
+
+    assert {artifact.name: artifact.media_type for artifact in outcome.artifacts} == {
+        EVENTS_NAME: "application/vnd.apache.parquet",
+        "trace.xplane.pb": "application/x-protobuf",
+        "given.bin": "application/octet-stream",
+    }
+    assert (scratch / "trace.xplane.pb").read_bytes() == b"native"
+    assert (scratch / "given.bin").read_bytes() == b"from a file"
+
+
+def test_what_the_profiler_did_not_record_of_what_was_asked_for_is_said(carry_out):
+    outcome = carry_out(
+        "profile_inference",
+        PROFILED + a_method("profile_inference", "return recording(2, header={'limits': ['It is a fake.']})"),
+        capture=["shapes", "memory", "stacks", "flops"],
+    )
+
+    assert outcome.profile.notes == [
+        "It is a fake.",
+        "This model counts no floating-point operations: it has no count_flops.",
+        "The job asked for input shapes, which the model's profiler did not record.",
+        "The job asked for allocations and releases, which the model's profiler did not record.",
+        "The job asked for Python's calls, which the model's profiler did not record.",
+    ]
+    assert outcome.profile.flops is None
+
+
+def test_a_model_is_told_what_to_record(carry_out):
+    body = "from dnnamo.model import requested_capture; raise ValueError(sorted(requested_capture()))"
+
+    outcome = carry_out(
+        "profile_inference", PROFILED + a_method("profile_inference", body), capture=["stacks", "shapes"]
+    )
+
+    assert "['shapes', 'stacks']" in outcome.message
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_flops_are_counted_in_a_step_after_all_others(carry_out, calls, mode):
+    counts = """
+    from dnnamo.profiles.flops import CountedOperation
+
+    class Given(Given):
+        def count_flops(self, mode):
+            print(f"count {mode}")
+            return [CountedOperation(name="matmul", shapes=None, layer=None, calls=1, flops=64)]
+    """
+
+    outcome = carry_out(f"profile_{mode}", PROFILED + dedent(counts), capture=["flops"])
+
+    assert calls() == ["run 1", "profile 2", "run 1", f"count {mode}"]
+    assert outcome.profile.flops.flops == 64
+    assert outcome.profile.operations["name"][0].flops == 2 * 64
+    assert outcome.profile.notes == []
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise OSError('not here')", "OSError: not here."),
+        ("return [1]", "ModelError: count_flops must return a list of dnnamo.profiles.flops.CountedOperation."),
+    ],
+)
+def test_a_count_of_flops_that_fails_leaves_the_profile_as_it_is(carry_out, capfd, body, says):
+    outcome = carry_out("profile_inference", PROFILED + a_method("count_flops", body), capture=["flops"])
+
+    assert (outcome.state, outcome.profile.flops) == ("succeeded", None)
+    assert outcome.profile.notes == [f"The model's floating-point operations could not be counted: {says}"]
+    assert "Traceback (most recent call last)" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["profile_inference", "profile_training"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])
-def test_demos_are_profiled_from_end_to_end(carry_out, name, method):
+def test_demos_are_profiled_from_end_to_end(carry_out, scratch, name, method):
     if "CI" not in os.environ:
         pytest.importorskip("torch")
 
@@ -300,8 +507,133 @@ def test_demos_are_profiled_from_end_to_end(carry_out, name, method):
 
     assert (outcome.state, outcome.message) == ("succeeded", None)
     assert len(outcome.profile.step_ns) == 2
-    assert outcome.profile.operations
+    assert {"name", "layer"} == set(outcome.profile.operations)
+    assert len(outcome.profile.overhead.before_ns) == 1
     assert outcome.environment.libraries["torch"]
+    assert len(read_events(scratch / EVENTS_NAME)[0]) == outcome.profile.events
+
+
+def test_everything_is_captured_of_a_demo_that_is_asked_for(carry_out):
+    if "CI" not in os.environ:
+        pytest.importorskip("torch")
+
+    outcome = carry_out(
+        "profile_training", model="demo:mlp", params={"batch": 1}, capture=["shapes", "memory", "stacks", "flops"]
+    )
+
+    assert outcome.profile.notes == []
+    assert {"name", "shape", "layer"} == set(outcome.profile.operations)
+    assert outcome.profile.peak_bytes["cpu"] > 0
+    assert outcome.profile.flops.coverage == 1
+    by_shape = [row for row in outcome.profile.operations["shape"] if row.name == "aten::addmm"]
+    assert sum(row.flops for row in by_shape) == 2 * 2 * (64 * 256 + 256 * 256 + 256 * 10)
+    by_layer = {row.name: row.flops for row in outcome.profile.operations["layer"]}
+    assert by_layer["2"] >= 2 * 3 * 2 * 256 * 256
+
+
+RETURNED = {
+    "torch": """
+        import torch
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as finished:
+            torch.ones(3) + 1
+        return finished
+    """,
+    "a trace that torch exported": """
+        import torch
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as finished:
+            torch.ones(3) + 1
+        finished.export_chrome_trace(path + "/trace.json")
+        return path + "/trace.json"
+    """,
+    "a trace as a path": """
+        import json
+        from pathlib import Path
+        event = {"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1.5, "dur": 2, "pid": 1, "tid": 1}
+        Path(path, "other.json").write_text(json.dumps({"traceEvents": [event]}))
+        return Path(path, "other.json")
+    """,
+    "xspace": """
+        import tensorflow as tf
+        tf.profiler.experimental.start(path)
+        tf.ones((64, 64)) @ tf.ones((64, 64))
+        tf.profiler.experimental.stop()
+        return next(Path(path).rglob("*.xplane.pb")).read_bytes()
+    """,
+    "a log folder": """
+        import tensorflow as tf
+        tf.profiler.experimental.start(path)
+        tf.ones((64, 64)) @ tf.ones((64, 64))
+        tf.profiler.experimental.stop()
+        return path
+    """,
+    "run metadata": """
+        import tensorflow as tf
+        metadata = tf.compat.v1.RunMetadata()
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            product = tf.linalg.matmul(*[tf.random.uniform((64, 64))] * 2)
+            options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+            session.run(product, options=options, run_metadata=metadata)
+        return metadata
+    """,
+    "recording": "return recording(n_steps)",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "operation"),
+    [
+        ("torch", "kineto", "aten::add"),
+        ("a trace that torch exported", "kineto", "aten::add"),
+        ("a trace as a path", "chrome", "aten::add"),
+        ("xspace", "xspace", "MatMul"),
+        ("a log folder", "xspace", "MatMul"),
+        ("run metadata", "run_metadata", "MatMul"),
+        ("recording", "given", "matmul"),
+    ],
+)
+def test_a_model_of_the_users_own_may_return_any_kind_of_profile(carry_out, tmp_path, kind, source, operation):
+    body = dedent(RETURNED[kind])
+    if "CI" not in os.environ:
+        for framework in ("torch", "tensorflow"):
+            if f"import {framework}" in body:
+                pytest.importorskip(framework)
+    lines = [f"path = {str(tmp_path)!r}", "from pathlib import Path", *body.strip().splitlines()]
+
+    outcome = carry_out("profile_inference", only_profiles("\n        ".join(lines)), n_steps=1)
+
+    assert (outcome.state, outcome.message) == ("succeeded", None)
+    assert outcome.profile.source == source
+    assert operation in {row.name for row in outcome.profile.operations["name"]}
+    assert outcome.artifacts[0].name == EVENTS_NAME
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("3", "An object of type builtins.int holds no profile"),
+        ("None", "An object of type builtins.NoneType holds no profile"),
+        ("b'GIF89a'", "A bytes object of 6 bytes holds no profile"),
+        ("'/absent/trace.json'", "/absent/trace.json"),
+    ],
+)
+def test_what_is_no_profile_is_the_models_fault_and_the_error_lists_what_is(carry_out, tmp_path, value, says):
+    outcome = carry_out("profile_inference", only_profiles(f"return {value}"))
+
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert f"What profile_inference of {tmp_path}/given_model.py returned is no profile: " in outcome.message
+    assert says in outcome.message
+    if "holds no profile" in says:
+        for kind in ("torch.profiler.profile", "trace file", "log folder", "XSpace", "RunMetadata", "Recording"):
+            assert kind in outcome.message
+
+
+def test_a_profiler_that_still_runs_is_named(carry_out):
+    if "CI" not in os.environ:
+        pytest.importorskip("torch")
+
+    outcome = carry_out("profile_inference", only_profiles("import torch; return torch.profiler.profile()"))
+
+    assert "was not run, or is still running" in outcome.message
 
 
 def test_predictions_are_kept_up_to_a_budget_first_step_first(carry_out, scratch, monkeypatch):
@@ -508,7 +840,7 @@ def test_a_loss_that_is_not_finite_names_phase_and_step(carry_out, warmup, phase
         ),
         ("get_intermediates", "3", "get_intermediates must return a dict from identifiers to arrays, not a int."),
         ("get_inference_graph", "3", "The model returned a graph of type builtins.int"),
-        ("profile_inference", "{}", "The model returned profiling data of type builtins.dict."),
+        ("profile_inference", "{}", "An object of type builtins.dict holds no profile that Dnnamo can read."),
     ],
 )
 def test_a_method_that_returns_something_else_says_what(carry_out, method, value, says):

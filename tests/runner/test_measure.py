@@ -10,7 +10,7 @@ from dnnamo.errors import ModelError, NonFiniteLoss
 from dnnamo.model import Model
 from dnnamo.records import Warmup
 from dnnamo.runner import measure
-from dnnamo.runner.measure import losses_and_scores, profile, run, warm_up
+from dnnamo.runner.measure import Profiled, losses_and_scores, paired_profile, profile, run, warm_up
 
 
 class Clock:
@@ -163,7 +163,7 @@ def test_a_step_that_raises_ends_the_run_at_once():
 def test_profiling_calls_once_for_all_steps_and_takes_the_marked_times(clock):
     model = FakeMarked(clock, [5, 7])
 
-    assert profile(model, "profile_inference", n_steps=2) == ("native data", [5, 7])
+    assert profile(model, "profile_inference", n_steps=2) == Profiled("native data", [5, 7])
     assert model.calls == [2]
 
 
@@ -172,7 +172,26 @@ def test_profiling_a_model_without_marks_gives_no_times():
         def profile_training(self, n_steps=1):
             return n_steps
 
-    assert profile(Fake(), "profile_training", n_steps=4) == (4, [])
+    assert profile(Fake(), "profile_training", n_steps=4) == Profiled(4, [])
+
+
+def test_unprofiled_steps_run_before_and_after_the_profiled_ones(clock):
+    model = FakeMarked(clock, [1, 2, 10, 20, 30, 3])
+    seen = []
+
+    profiled = paired_profile(model, "profile_inference", n_steps=3, on_step=lambda: seen.append("step"))
+
+    assert profiled == Profiled("native data", [10, 20, 30], before_ns=[1, 2], after_ns=[3])
+    assert model.calls == [2, 3, 1]
+    assert len(seen) == 3
+
+
+def test_what_can_only_be_profiled_has_no_unprofiled_steps():
+    class Fake(Model):
+        def profile_training(self, n_steps=1):
+            return n_steps
+
+    assert paired_profile(Fake(), "profile_training", n_steps=4) == Profiled(4, [])
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,46 @@ def test_a_framework_is_put_aside_and_comes_back_whole_with_the_first_import():
     run(program)
 
 
+def test_what_makes_a_profile_is_imported_with_a_framework_and_works_in_copies_of_the_process():
+    program = """
+    import os, sys
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    from dnnamo.runner.job import prepare
+    prepare(["torch"])
+    before = set(sys.modules)
+    for _ in range(2):
+        if os.fork() == 0:
+            import numpy as np
+            from dnnamo.profiles.build import events_file, profile_of
+            from dnnamo.profiles.events import Events, Texts, read_events
+            from dnnamo.profiles.readers import read
+            from dnnamo.profiles.recording import Recording
+            names = Texts.of(["a", "b"])
+            columns = {
+                "name": names, "category": names, "process": names, "thread": names,
+                "start_ns": np.arange(2), "duration_ns": np.arange(2),
+            }
+            recording = read(Recording(source="given", events=Events.of(columns, {})))
+            file = events_file(recording, profile_of(recording)[1])
+            assert not {"pandas", "pyarrow"} & {name.partition(".")[0] for name in set(sys.modules) - before}
+            assert read_events(file)[0].name.to_list() == ["a", "b"]
+            os._exit(0)
+        assert os.wait()[1] == 0
+    print(len(os.listdir("/proc/self/task")))
+    """
+    assert run(program) == "1"
+
+
+def test_without_a_framework_nothing_of_it_is_imported():
+    program = """
+    import sys
+    from dnnamo.runner.job import prepare
+    prepare(["numpy"])
+    print(sorted({"pyarrow", "pandas", "dnnamo.profiles.build"} & set(sys.modules)))
+    """
+    assert run(program) == "[]"
+
+
 def test_what_is_no_framework_is_passed_over():
     assert run("from dnnamo.runner.preload import preload; preload('numpy'); preload('no-such-thing'); print(1)") == "1"
 

@@ -8,13 +8,17 @@ from sqlalchemy import func, select, update
 
 from dnnamo.records import (
     Claim,
+    DeviceTime,
     Environment,
+    FlopCount,
     Gpu,
     JobSpec,
     Operation,
     Outcome,
+    Overhead,
     Predictions,
     Profile,
+    ProfiledStep,
     Result,
     Steps,
     Warmup,
@@ -66,13 +70,47 @@ RESULT = Result(
 )
 PROFILE = Profile(
     source="kineto",
-    step_ns=[10, 30],
-    covered_ns=20,
-    operations=[
-        Operation(name="aten::mm", calls=3, self_ns=HUGE, total_ns=HUGE, device_ns=HUGE, shapes=[[2, 3], [], None]),
-        Operation(name="aten::add", calls=1, self_ns=5, total_ns=7),
-        Operation(name="aten::mm", calls=1, self_ns=1, total_ns=1, shapes=[[1, 1]]),
+    events=1234,
+    span_ns=90,
+    steps=[
+        ProfiledStep(number=5, wall_ns=10, covered_ns=4, calls=2, self_ns=9, device_ns=3, peak_bytes=2**40),
+        ProfiledStep(number=6, wall_ns=30, covered_ns=16, calls=2, self_ns=HUGE),
     ],
+    covered_ns=20,
+    operations={
+        "name": [
+            Operation(name="aten::mm", calls=4, self_ns=HUGE, total_ns=HUGE, device_ns=HUGE, device_total_ns=HUGE),
+            Operation(name="aten::add", calls=1, self_ns=5, total_ns=7, flops=2**50, bytes=-16, peak_bytes=0),
+        ],
+        "shape": [
+            Operation(name="aten::mm", calls=3, self_ns=HUGE, total_ns=HUGE, device_ns=HUGE, shapes=[[2, 3], [], None]),
+            Operation(name="aten::add", calls=1, self_ns=5, total_ns=7),
+            Operation(name="aten::mm", calls=1, self_ns=1, total_ns=1, shapes=[]),
+        ],
+        "layer": [Operation(name="", calls=1, self_ns=5, total_ns=HUGE)],
+        "kernel": [Operation(name="gemm<float>", calls=2, self_ns=0, total_ns=0, device_ns=3, device_total_ns=3)],
+    },
+    devices=[
+        DeviceTime(
+            device=number,
+            total_ns=50,
+            busy_ns=40,
+            compute_ns=30,
+            communication_ns=5,
+            exposed_communication_ns=4,
+            copy_ns=7,
+            exposed_copy_ns=6,
+            idle_ns=HUGE - 9,
+            waiting_for_host_ns=8,
+            gap_ns=2,
+        )
+        for number in range(2)
+    ],
+    peak_bytes={"cpu": 7, "gpu 0": 2**40},
+    flops=FlopCount(flops=2**50, counted_calls=3, calls=4, uncounted={"aten::add": 1}),
+    overhead=Overhead(before_ns=[10, 12], after_ns=[14], profiled_ns=30.0),
+    verdict="degraded",
+    reasons=["2 events overlap."],
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import event, func, select, text, update
 
 from dnnamo.errors import JobNotFound, UsageError
@@ -21,6 +22,7 @@ from dnnamo.records import (
     JobSpec,
     Operation,
     Outcome,
+    Overhead,
     Profile,
     Progress,
     Result,
@@ -55,6 +57,12 @@ def record_with_files(
 ) -> bool:
     named = [Artifact(name=name, media_type="text/plain") for name in (files if names is None else names)]
     return store.record(claim, Outcome(state="succeeded", artifacts=named), files=files)
+
+
+def record_profile(store: Store, profile: Profile) -> int:
+    claim = submit_and_take(store)
+    assert store.record(claim, Outcome(state="succeeded", profile=profile), files={})
+    return claim.job_id
 
 
 class TestSubmit:
@@ -328,8 +336,7 @@ class TestRecord:
             mm = select(func.count(), func.max(tables.operations.c.self_ns)).where(
                 tables.operations.c.name == "aten::mm"
             )
-            assert tuple(connection.execute(mm).one()) == (2, HUGE)
-            assert connection.scalar(select(tables.profiles.c.coverage)) == 0.5
+            assert tuple(connection.execute(mm).one()) == (3, HUGE)
             assert connection.scalar(select(tables.environments.c.gpu)) == "H200"
         assert (row.n_steps, row.median_ns, row.min_ns, row.max_ns) == (4, 3_500.0, 2_000, HUGE)
         assert (row.warmup_steps, row.final_loss, row.attempt) == (2, 0.25, 1)
@@ -339,7 +346,7 @@ class TestRecord:
         empty = Outcome(
             state="succeeded",
             result=Result(),
-            profile=Profile(source="xspace", step_ns=[], covered_ns=0, operations=[]),
+            profile=Profile(source="xspace", events=0, span_ns=0, steps=[], covered_ns=0, operations={}),
         )
         assert store.record(claim, empty, files={})
         assert store.result(claim.job_id) == Result()
@@ -468,7 +475,7 @@ class TestRecord:
     def test_a_failure_in_the_middle_rolls_everything_back(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         claim = submit_and_take(store)
         before = contents(store)
-        monkeypatch.setattr("dnnamo_storage.outcomes._write_profile", lambda *_: 1 / 0)
+        monkeypatch.setattr("dnnamo_storage.life.set_environment", lambda *_: 1 / 0)
         outcome = Outcome(
             state="succeeded",
             result=RESULT,
@@ -482,12 +489,8 @@ class TestRecord:
 
     def test_text_from_user_code_cannot_break_the_record(self, store: Store) -> None:
         claim = submit_and_take(store)
-        profile = Profile(
-            source="kineto",
-            step_ns=[1],
-            covered_ns=1,
-            operations=[Operation(name=NASTY, calls=1, self_ns=1, total_ns=1, shapes=[NASTY])],
-        )
+        nasty = Operation(name=NASTY, calls=1, self_ns=1, total_ns=1, shapes=[NASTY])
+        profile = replace(PROFILE, source=NASTY, operations={"shape": [nasty]}, reasons=[NASTY], peak_bytes={NASTY: 1})
         outcome = Outcome(
             state="failed",
             cause="user_error",
@@ -500,7 +503,10 @@ class TestRecord:
         assert (job.message, job.attempts[0].message) == (KEPT, KEPT)
         stored = store.profile(claim.job_id)
         assert stored is not None
-        assert (stored.operations[0].name, stored.operations[0].shapes) == (KEPT, [KEPT])
+        kept = replace(nasty, name=KEPT, shapes=[KEPT])
+        assert stored == replace(
+            PROFILE, source=KEPT, operations={"shape": [kept]}, reasons=[KEPT], peak_bytes={KEPT: 1}
+        )
         assert store.artifacts(claim.job_id)[0].name == KEPT
 
     def test_numbers_that_are_not_finite_are_kept_as_none(self, store: Store) -> None:
@@ -513,7 +519,7 @@ class TestRecord:
         claim = submit_and_take(store)
         names = ["".join(chr(0x4E00 + (7 * number + n) % 20_000) for number in range(5000)) for n in range(3)]
         operations = [Operation(name=name, calls=1, self_ns=1, total_ns=1) for name in names * 500]
-        profile = Profile(source="kineto", step_ns=[], covered_ns=0, operations=operations)
+        profile = replace(PROFILE, operations={"name": operations[:3], "shape": operations, "kernel": operations[:3]})
         assert store.record(claim, Outcome(state="succeeded", profile=profile), files={})
         assert store.profile(claim.job_id) == profile
 
@@ -535,6 +541,177 @@ class TestRecord:
         racers = [lambda c=c, f=f: record_with_files(store, c, f) for c, f in zip(claims, orders, strict=True)]
         assert race(*racers) == [True] * 6
         assert count(store, "artifacts") == 12
+
+
+class TestProfile:
+    def test_what_people_query_is_a_column(self, store: Store) -> None:
+        job_id = record_profile(store, PROFILE)
+        with reading(store.engine) as connection:
+            row = connection.execute(select(tables.profiles)).one()._asdict()
+        del row["record"]
+        assert row == {
+            "job_id": job_id,
+            "attempt": 1,
+            "source": "kineto",
+            "verdict": "degraded",
+            "events": 1234,
+            "span_ns": 90,
+            "covered_ns": 20,
+            "coverage": 0.5,
+            "overhead": 2.5,
+            "unprofiled_ns": 12.0,
+            "device_busy_ns": 80,
+            "device_idle_ns": HUGE,
+            "peak_bytes": 2**40,
+            "flops": 2**50,
+            "flop_coverage": 0.75,
+        }
+
+    def test_what_a_profile_does_not_tell_is_null(self, store: Store) -> None:
+        bare = Profile(source="chrome", events=0, span_ns=0, steps=[], covered_ns=0, operations={})
+        assert store.profile(record_profile(store, bare)) == bare
+        with reading(store.engine) as connection:
+            row = connection.execute(select(tables.profiles)).one()._asdict()
+        untold = {"coverage", "overhead", "unprofiled_ns", "device_busy_ns", "device_idle_ns"}
+        assert {name for name, value in row.items() if value is None} == untold | {
+            "peak_bytes",
+            "flops",
+            "flop_coverage",
+        }
+
+    def test_unprofiled_steps_that_took_no_time_give_no_ratio(self, store: Store) -> None:
+        overhead = Overhead(before_ns=[0], after_ns=[0], profiled_ns=3.0)
+        assert store.profile(record_profile(store, replace(PROFILE, overhead=overhead))) is not None
+        with reading(store.engine) as connection:
+            assert connection.scalar(select(tables.profiles.c.overhead)) is None
+
+    def test_operations_come_by_grain_in_their_order(self, store: Store) -> None:
+        job_id = record_profile(store, PROFILE)
+        for grain, rows in PROFILE.operations.items():
+            assert store.operations(job_id, grain) == rows
+        assert store.operations(job_id, "shape", limit=2) == PROFILE.operations["shape"][:2]
+        assert store.operations(job_id, "shape", limit=0) == []
+        assert store.operations(record_profile(store, replace(PROFILE, operations={})), "shape") == []
+
+    def test_a_summary_is_all_but_the_operations(self, store: Store) -> None:
+        job_id = record_profile(store, PROFILE)
+        assert store.profile_summary(job_id) == replace(PROFILE, operations={})
+        assert store.profile_steps(job_id) == PROFILE.steps
+
+    def test_steps_with_the_same_number_are_all_kept(self, store: Store) -> None:
+        steps = [replace(PROFILE.steps[0], number=number) for number in (7, 7, -1)]
+        job_id = record_profile(store, replace(PROFILE, steps=steps))
+        assert [step.number for step in store.profile_steps(job_id)] == [7, 7, -1]
+
+    @pytest.mark.parametrize("job_id", [0, 999, 2**70])
+    def test_a_job_without_a_profile_has_none(self, store: Store, job_id: int) -> None:
+        assert store.profile_summary(job_id) is None
+        assert store.operations(job_id, "name") == []
+        assert store.profile_steps(job_id) == []
+
+    def test_one_name_is_found_in_all_profiles_by_an_index(self, store: Store) -> None:
+        record_profile(store, PROFILE)
+        query = "SELECT sum(calls) FROM operations WHERE grain = 'name' AND name = 'aten::mm'"
+        with writing(store.engine) as connection:
+            if store.engine.dialect.name == "postgresql":
+                connection.execute(text("SET LOCAL enable_seqscan = off"))
+                connection.execute(text("SET LOCAL enable_indexscan = off"))  # of the key, which a small table prefers
+                plan = connection.execute(text(f"EXPLAIN {query}")).all()
+            else:
+                plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query}")).all()
+            assert "ix_operations_name" in str(plan)
+            assert connection.scalar(text(query)) == 4
+
+    def test_all_of_it_goes_with_its_job(self, store: Store) -> None:
+        record_profile(store, PROFILE)
+        with writing(store.engine) as connection:
+            connection.execute(tables.jobs.delete())
+        assert [count(store, name) for name in ("profiles", "operations", "profile_steps")] == [0, 0, 0]
+
+
+class TestImport:
+    IMPORTED = JobSpec(model="/traces/a.json.gz", method="import_trace", tags=["h100"])
+    OUTCOME = Outcome(
+        state="succeeded",
+        profile=PROFILE,
+        environment=ENVIRONMENT,
+        artifacts=[Artifact(name="events.parquet", media_type="application/vnd.apache.parquet")],
+    )
+    FILES: Mapping[str, bytes | Path] = {"events.parquet": b"PAR1" * 2**15}
+
+    def bring_in(self, store: Store, **changes: Any) -> int:
+        given = {"spec": self.IMPORTED, "outcome": self.OUTCOME, "files": self.FILES, **changes}
+        return store.import_profile(given.pop("spec"), given.pop("outcome"), **given)
+
+    def test_an_imported_profile_is_a_job_that_succeeded(self, store: Store) -> None:
+        job_id = self.bring_in(store)
+        job = store.job(job_id)
+        assert (job.spec, job.state, job.is_over) == (self.IMPORTED, "succeeded", True)
+        assert job.started is not None
+        assert job.ended is not None
+        assert job.created <= job.started <= job.ended
+        (attempt,) = job.attempts
+        assert (attempt.number, attempt.worker, attempt.state) == (1, "import", "succeeded")
+        assert attempt.environment == ENVIRONMENT.digest
+        assert store.profile(job_id) == PROFILE
+        (events,) = store.artifacts(job_id)
+        assert store.read_artifact(events.digest) == self.FILES["events.parquet"]
+        assert [job.id for job in store.jobs(tags=["h100"], method="import_trace")] == [job_id]
+
+    def test_the_same_key_is_the_same_import(self, store: Store) -> None:
+        job_id = self.bring_in(store, key="digest of a.json.gz")
+        before = contents(store)
+        assert self.bring_in(store, key="digest of a.json.gz") == job_id
+        assert contents(store) == before
+        assert self.bring_in(store, key="another") != job_id
+
+    def test_the_same_key_in_a_race_is_one_import(self, store: Store) -> None:
+        assert len(set(race(*[lambda: self.bring_in(store, key="k")] * 6))) == 1
+        assert [count(store, name) for name in ("jobs", "attempts", "profiles")] == [1, 1, 1]
+
+    def test_a_queued_job_with_the_key_is_left_alone(self, store: Store) -> None:
+        job_id = store.submit(SPEC, key="k")
+        assert self.bring_in(store, key="k") == job_id
+        assert (store.job(job_id).state, store.profile(job_id)) == ("queued", None)
+
+    def test_no_worker_ever_sees_it(self, store: Store) -> None:
+        def work() -> list[int]:
+            looks = [store.claim(["cpu", "gpu"], worker="w", lease_s=30) for _ in range(30)]
+            return [claim.job_id for claim in looks if claim is not None]
+
+        claimed, *_ = race(work, *[lambda: [self.bring_in(store) for _ in range(5)]] * 3)
+        assert claimed == []
+        assert {job.state for job in store.jobs()} == {"succeeded"}
+        assert (store.backlog(), len(store.jobs())) == ([], 15)
+
+    def test_a_failure_in_the_middle_leaves_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = contents(store)
+        monkeypatch.setattr("dnnamo_storage.life.set_environment", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            self.bring_in(store, key="k")
+        assert contents(store) == before
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"spec": SPEC},
+            {"outcome": replace(OUTCOME, state="failed", cause="user_error")},
+            {"outcome": replace(OUTCOME, profile=None)},
+            {"files": {}},
+            {"spec": replace(IMPORTED, model="\x00")},
+        ],
+        ids=["a run", "a failure", "no profile", "no file", "no name"],
+    )
+    def test_what_is_no_imported_profile_is_refused(self, store: Store, changes: dict[str, Any]) -> None:
+        before = contents(store)
+        with pytest.raises(UsageError):
+            self.bring_in(store, **changes)
+        assert contents(store) == before
+
+    def test_an_import_cannot_be_left_to_a_worker(self, store: Store) -> None:
+        with pytest.raises(UsageError, match="dnnamo import"):
+            store.submit_many([SPEC, self.IMPORTED])
+        assert count(store, "jobs") == 0
 
 
 class TestHandBack:

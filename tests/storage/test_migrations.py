@@ -14,14 +14,20 @@ import pytest
 from sqlalchemy import Engine, MetaData, inspect, select, text
 
 from dnnamo.errors import SchemaMismatch
+from dnnamo.records import Operation, Profile, ProfiledStep
 from dnnamo_storage import SCHEMA_REVISION, Store, check, open_engine, upgrade
 from dnnamo_storage.engine import reading, writing
 from dnnamo_storage.migrate import config
-from dnnamo_storage.schema import VERSION_TABLE, metadata
-from tests.storage.stored import PROFILE, RESULT, SPEC, take
+from dnnamo_storage.schema import VERSION_TABLE, metadata, operations, profile_steps, profiles
+from tests.storage.stored import HUGE, RESULT, SPEC, take
 
-FIRST_SCHEMA = Path(__file__).parent / "data" / "schema_0001.sql"
-"""A SQLite database as the first released schema kept it, with a few rows in each table."""
+DATA = Path(__file__).parent / "data"
+"""For each schema before this one a SQLite database as it kept it, with a few rows in each table."""
+
+OLD_STORE = (
+    "Stored by an older Dnnamo, which kept no event table.",
+    "Its span, and all of its steps but their wall times, are unknown and shown as 0.",
+)
 
 
 @contextmanager
@@ -39,32 +45,39 @@ def engine(database_url: str) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(params=["0001", "0002"])
+def revision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def old(engine: Engine, tmp_path: Path) -> Engine:
-    """The database, filled as the first Dnnamo left it."""
+def old(engine: Engine, revision: str, tmp_path: Path) -> Engine:
+    """The database, filled as an older Dnnamo left it."""
     if engine.dialect.name == "sqlite":
-        load_first_schema(Path(str(engine.url.database)))
+        load(revision, Path(str(engine.url.database)))
     else:
-        load_first_schema(tmp_path / "first.db")
-        with opened(f"sqlite:///{tmp_path / 'first.db'}") as first:
-            copy_first_schema(rows(first), engine)
+        load(revision, tmp_path / "old.db")
+        with opened(f"sqlite:///{tmp_path / 'old.db'}") as kept:
+            copy(rows(kept), engine, revision)
     return engine
 
 
-def load_first_schema(path: Path) -> None:
+def load(revision: str, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(FIRST_SCHEMA.read_text())
+        connection.executescript((DATA / f"schema_{revision}.sql").read_text())
 
 
-def copy_first_schema(kept: dict[str, list[dict[str, Any]]], engine: Engine) -> None:
+def copy(kept: dict[str, list[dict[str, Any]]], engine: Engine, revision: str) -> None:
     from alembic import command
 
     with writing(engine) as connection:
-        command.upgrade(config(connection), "0001")
+        command.upgrade(config(connection), revision)
         reflected = MetaData()
         reflected.reflect(connection)
         del kept[VERSION_TABLE]
         for table in reflected.sorted_tables:
+            if table.name in kept:
+                connection.execute(table.delete())
             for row in kept.get(table.name, ()):
                 connection.execute(table.insert(), {name: in_utc(value) for name, value in row.items()})
         connection.execute(text("SELECT setval(pg_get_serial_sequence('jobs', 'id'), max(id)) FROM jobs"))
@@ -99,10 +112,16 @@ def shape(engine: Engine) -> dict[str, Any]:
                 "foreign": sorted(inspector.get_foreign_keys(name), key=str),
                 "unique": sorted(inspector.get_unique_constraints(name), key=str),
                 "checks": sorted(inspector.get_check_constraints(name), key=str),
-                "indexes": sorted(inspector.get_indexes(name), key=str),
+                "indexes": sorted((plain(index) for index in inspector.get_indexes(name)), key=str),
             }
             for name in metadata.tables
         }
+
+
+def plain(index: Any) -> dict[str, Any]:
+    # The condition of a partial index is an object that is equal to none but itself.
+    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return {**index, "dialect_options": options}
 
 
 def rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
@@ -206,26 +225,108 @@ def test_an_older_schema_asks_for_an_upgrade(database_url: str, old: Engine) -> 
     assert rows(old) == before
 
 
-def test_an_upgrade_from_the_first_schema_keeps_all_rows(database_url: str, old: Engine) -> None:
+def test_an_upgrade_keeps_all_rows(old: Engine) -> None:
     before = rows(old)
+    assert all(before.values())
     upgrade(old)
 
     after = rows(old)
+    after["operations"] = [row for row in after["operations"] if row["grain"] == "shape"]
+    times = {row["job_id"]: [step["wall_ns"] for step in after["profile_steps"]] for row in after["profile_steps"]}
+    after["profiles"] = [{**row, "step_ns": times.get(row["job_id"], [])} for row in after["profiles"]]
     kept = {name: [{column: row[column] for column in before[name][0]} for row in after[name]] for name in before}
     before[VERSION_TABLE] = [{"version_num": SCHEMA_REVISION}]
     assert kept == before
-    assert all(before.values())
+
+
+@pytest.mark.parametrize("revision", ["0001"], indirect=True)
+def test_the_first_schema_is_in_use_again_after_an_upgrade(database_url: str, old: Engine) -> None:
+    upgrade(old)
     with Store.open(database_url) as store:
         assert store.job(1).spec.params == {"width": 2**40, "layers": [1, 2]}
         assert store.job(1).spec.tags == []
         assert store.result(1) == RESULT
-        assert store.profile(1) == PROFILE
         assert store.submit(SPEC, key="first") == 1
         assert [job.state for job in store.jobs()] == ["cancelled", "running", "queued", "failed", "succeeded"]
         assert take(store).job_id == 3
         assert store.reap() == [4]
         (worker,) = store.workers(seen_within_s=1e9)
         assert (worker.name, worker.polled, worker.jobs) == ("node7:42", worker.seen, [])
+
+
+@pytest.mark.parametrize("revision", ["0002"], indirect=True)
+def test_the_second_schema_is_in_use_again_after_an_upgrade(database_url: str, old: Engine) -> None:
+    upgrade(old)
+    with Store.open(database_url) as store:
+        assert [job.id for job in store.jobs(tags=["nightly"])] == [2, 1]
+        result = store.result(1)
+        assert result is not None
+        assert result.evidence is not None
+        assert result.evidence.verdict == "tainted"
+        assert store.job(3).attempts[1].cause == "oom_host"
+        assert store.reap() == [4]
+        assert take(store).job_id == 3
+        (worker,) = store.workers(seen_within_s=1e9)
+        assert worker.set_aside == ["GPU-2: 3 GiB were left behind"]
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"], indirect=True)
+def test_an_old_profile_with_steps_is_read_as_far_as_it_tells(database_url: str, old: Engine) -> None:
+    upgrade(old)
+    with Store.open(database_url) as store:
+        assert store.profile(1) == Profile(
+            source="kineto",
+            events=0,
+            span_ns=0,
+            steps=[
+                ProfiledStep(number=number, wall_ns=wall_ns, covered_ns=0, calls=0, self_ns=0)
+                for number, wall_ns in enumerate((10, 30))
+            ],
+            covered_ns=20,
+            operations={
+                "name": [
+                    Operation(name="aten::mm", calls=4, self_ns=HUGE, total_ns=HUGE, **launched(HUGE)),
+                    Operation(name="aten::add", calls=1, self_ns=5, total_ns=7),
+                ],
+                "shape": [
+                    Operation(
+                        name="aten::mm",
+                        calls=3,
+                        self_ns=HUGE,
+                        total_ns=HUGE,
+                        shapes=[[2, 3], [], None],
+                        **launched(HUGE),
+                    ),
+                    Operation(name="aten::add", calls=1, self_ns=5, total_ns=7),
+                    Operation(name="aten::mm", calls=1, self_ns=1, total_ns=1, shapes=[[1, 1]]),
+                ],
+            },
+            verdict="degraded",
+            reasons=list(OLD_STORE),
+        )
+
+
+@pytest.mark.parametrize("revision", ["0002"], indirect=True)
+def test_old_operations_are_summed_up_by_name(database_url: str, old: Engine) -> None:
+    upgrade(old)
+    with Store.open(database_url) as store:
+        assert store.operations(2, "name") == [
+            Operation(name="MatMul", calls=4, self_ns=60, total_ns=61, **launched(11)),
+            Operation(name="Conv2D", calls=2, self_ns=40, total_ns=60, **launched(30)),
+            Operation(name="Kernel_" + "ä" * 3000, calls=1, self_ns=0, total_ns=0, **launched(9)),
+            Operation(name="NoOp", calls=1, self_ns=0, total_ns=0),
+        ]
+        assert len(store.operations(2, "shape")) == 5
+        summary = store.profile_summary(2)
+        assert summary is not None
+        assert (summary.source, summary.steps, summary.covered_ns, summary.coverage) == ("xspace", [], 70, None)
+    with reading(old) as connection:
+        for unknown in (operations.c.device_total_ns, profile_steps.c.calls, profiles.c.span_ns):
+            assert set(connection.scalars(select(unknown))) == {None}
+
+
+def launched(device_ns: int) -> dict[str, int]:
+    return {"device_ns": device_ns, "device_total_ns": device_ns}
 
 
 def test_an_upgraded_schema_is_the_same_as_a_new_one(old: Engine) -> None:

@@ -7,12 +7,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
-from dnnamo.model import Model, report_loss, step
-from dnnamo.profiles.xspace import profile_from_xspace
-from dnnamo.records import Device, Profile
+from dnnamo.model import Model, report_limit, report_loss, requested_capture, step
+from dnnamo.records import Device
 
 try:
     import tensorflow as tf
@@ -22,14 +21,15 @@ except ModuleNotFoundError as error:
 import keras
 import numpy as np
 
+if TYPE_CHECKING:
+    from dnnamo.profiles.flops import CountedOperation
+
 __all__ = ["KerasModel", "accuracy"]
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, Any]
 Mark = Callable[[], AbstractContextManager[Any]]
 OneStep = Callable[[Batch, Mark], Any]
-
-PROFILES = "TensorFlow's XSpace as bytes, a *.xplane.pb file, or a TensorFlow log folder that holds one"
 
 _XSPACE_SUFFIX = ".xplane.pb"
 
@@ -119,6 +119,16 @@ class KerasModel(Model):
     def profile_training(self, n_steps: int = 1) -> bytes:
         """Return the XSpace of `n_steps` training steps, serialized."""
         return self._profile(self._train, n_steps, "train")
+
+    def count_flops(self, mode: Literal["inference", "training"]) -> "list[CountedOperation]":
+        """Count the floating-point operations of one step from its graph, as TensorFlow was given it."""
+        from dnnamo.frameworks.tensorflow.flops import counted_operations
+
+        report_limit(
+            "Floating-point operations were counted in the graph as it was given: those of operations that TensorFlow "
+            "then fused stand under the parts' names."
+        )
+        return counted_operations(self.get_inference_graph() if mode == "inference" else self.get_training_graph())
 
     def _run(self, one_step: OneStep, n_steps: int) -> list[Any]:
         return [one_step(self._batch(), nullcontext) for _ in range(n_steps)]
@@ -258,9 +268,12 @@ def _converted(kv: Mapping[str, Any], variables: Mapping[str, Any]) -> tuple[dic
 
 @contextmanager
 def _profiler(folder: str) -> Iterator[None]:
-    # TensorFlow 2.21 reads every option as a bool, logs that it "expects an i value" and keeps to its defaults, which
-    # are these. Level 3 would give input shapes and the operations that level 2 leaves out.
-    options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
+    # TensorFlow 2.21 reads every option as a bool, logs that it "expects an i value" and keeps to its defaults: level 2
+    # and no Python calls. Level 3 also records input shapes, and the operations that level 2 leaves out.
+    wanted = requested_capture()
+    options = tf.profiler.experimental.ProfilerOptions(
+        host_tracer_level=3 if "shapes" in wanted else 2, python_tracer_level=int("stacks" in wanted)
+    )
     try:
         tf.profiler.experimental.start(folder, options=options)
     except tf.errors.AlreadyExistsError as error:
@@ -316,31 +329,6 @@ def check_device(device: Device) -> None:
             f"The job wants a GPU, and TensorFlow {tf.__version__} sees none in this process. Run it on a worker with "
             "a GPU and a CUDA build of TensorFlow, or with --device cpu."
         )
-
-
-def profile_from(native: object) -> tuple[Profile, dict[str, bytes]] | None:
-    """Return the profile in an XSpace (bytes, file, or the newest in a log folder) and the XSpace itself."""
-    data = _xspace_bytes(native)
-    return None if data is None else (profile_from_xspace(data), {"trace.xplane.pb": data})
-
-
-def _xspace_bytes(native: object) -> bytes | None:
-    if isinstance(native, bytes):
-        # The tag of field 1, `planes`, with which every XSpace begins; no JSON, gzip or zip file does.
-        return native if native[:1] in (b"", b"\n") else None
-    if not isinstance(native, str | os.PathLike):
-        return None
-    path = Path(native)
-    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for text too long to be a path)
-        return _newest_trace(path).read_bytes() if any(path.rglob(f"*{_XSPACE_SUFFIX}")) else None
-    return _read(path) if path.name.endswith(_XSPACE_SUFFIX) else None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"The TensorFlow profile {path} cannot be read: {error.strerror}.") from error
 
 
 def graph_file(graph: object) -> tuple[str, bytes] | None:

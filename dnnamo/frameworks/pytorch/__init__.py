@@ -1,20 +1,14 @@
 """PyTorch: the base wrapper for any `torch.nn.Module`, and the framework's plug-in functions."""
 
-import gzip
 import io
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
-from dnnamo.model import Model, report_loss, step
-from dnnamo.profiles.kineto import STEP_MARK, profile_from_events
-from dnnamo.records import Device, Profile
+from dnnamo.model import Model, report_limit, report_loss, requested_capture, step
+from dnnamo.records import Device
 
 try:
     import torch
@@ -25,12 +19,19 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._pytree import tree_map
 
+from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers
+
+if TYPE_CHECKING:
+    from dnnamo.profiles.flops import CountedOperation
+
 __all__ = ["TorchModel", "accuracy"]
 
 Batch = tuple[Any, Any]
+OneStep = Callable[[Batch, AbstractContextManager[Any]], Any]
 Marker = Callable[[int], AbstractContextManager[Any]]
 
-PROFILES = "a finished torch.profiler.profile"
+STEP_MARK = "ProfilerStep#"
+"""Prefix of a step's annotation: the one that PyTorch's scheduler writes and that trace viewers look for."""
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -141,19 +142,38 @@ class TorchModel(Model):
         """Return the finished PyTorch profiler of `n_steps` training steps."""
         return self._profile(self._train, n_steps)
 
-    def _run(
-        self, one_step: Callable[[Batch, AbstractContextManager[Any]], Any], n_steps: int, mark: Marker | None = None
-    ) -> list[Any]:
+    def count_flops(self, mode: Literal["inference", "training"]) -> "list[CountedOperation]":
+        """Do one step and count the floating-point operations of each operation in it."""
+        from dnnamo.frameworks.pytorch.flops import FlopCounter
+
+        counter = FlopCounter(self._module)
+        self._run(self._infer if mode == "inference" else self._train, 1, mark=lambda _: counter.counting())
+        return counter.operations()
+
+    def _run(self, one_step: OneStep, n_steps: int, mark: Marker | None = None) -> list[Any]:
         return [one_step(self._batch(), mark(i) if mark else nullcontext()) for i in range(n_steps)]
 
-    def _profile(self, one_step: Callable[[Batch, AbstractContextManager[Any]], Any], n_steps: int) -> profile:
-        activities = [ProfilerActivity.CPU]
-        if self._device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        profiler = profile(activities=activities, record_shapes=True)
-        with profiler:
+    def _profile(self, one_step: OneStep, n_steps: int) -> profile:
+        wanted = requested_capture()
+        profiler = profile(
+            activities=self._activities(),
+            record_shapes="shapes" in wanted,
+            profile_memory="memory" in wanted,
+            with_stack="stacks" in wanted,
+        )
+        with self._marked_layers(), profiler:
             self._run(one_step, n_steps, mark=lambda index: record_function(f"{STEP_MARK}{index}"))
         return profiler
+
+    def _activities(self) -> list[ProfilerActivity]:
+        on_gpu = [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
+        return [ProfilerActivity.CPU, *on_gpu]
+
+    def _marked_layers(self) -> AbstractContextManager[None]:
+        if not is_compiled(self._module):
+            return marked_layers(self._module)
+        report_limit("The network is compiled by torch.compile, at least in part, so its layers are not told apart.")
+        return nullcontext()
 
     def _infer(self, batch: Batch, mark: AbstractContextManager[Any]) -> Any:
         args, kwargs = _arguments(batch[0])
@@ -245,28 +265,6 @@ def check_device(device: Device) -> None:
             f"The job wants a GPU, and PyTorch {torch.__version__} sees none in this process. Run it on a worker with "
             "a GPU and a CUDA build of PyTorch, or with --device cpu."
         )
-
-
-def profile_from(native: object) -> tuple[Profile, dict[str, bytes]] | None:
-    """Return the profile in a finished `torch.profiler.profile` and its gzipped Chrome trace."""
-    if not isinstance(native, torch.autograd.profiler.profile | torch.profiler.profile):
-        return None
-    inner = native.profiler if isinstance(native, torch.profiler.profile) else native
-    results = getattr(inner, "kineto_results", None)
-    if results is None:
-        raise ModelError("The model returned a torch.profiler.profile that was not run, or is still running.")
-    return profile_from_events(results.events()), {"trace.json.gz": _chrome_trace(native)}
-
-
-def _chrome_trace(profiler: Any) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="dnnamo-trace-") as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(os.fspath(path))
-        packed = io.BytesIO()
-        # Level 9, which export_chrome_trace takes for a .gz name, needs four times as long for a tenth less.
-        with path.open("rb") as trace, gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=3, mtime=0) as target:
-            shutil.copyfileobj(trace, target)
-    return packed.getvalue()
 
 
 def graph_file(graph: object) -> tuple[str, bytes] | None:

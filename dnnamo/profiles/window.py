@@ -1,0 +1,199 @@
+"""The events of a stretch of time, read without the rest of the profile, at a resolution that a screen can show."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts, nothing
+
+__all__ = ["begin_ns", "metadata_of", "summarised", "window"]
+
+Source = bytes | str | PathLike[str]
+Rows = NDArray[np.intp]
+
+_LINKS = ("parent", "launcher", "forward")
+
+# Columns that merged events have in common, or that are told of all of them together.
+_SHARED = ("name", "category", "phase", "process", "thread", "start_ns", "duration_ns", "device", "stream")
+
+
+def begin_ns(source: Source) -> int:
+    """Return when the first event started, on the profiler's clock; 0 for no events. It reads the file's end alone."""
+    with _open(source) as parquet:
+        starts = [bounds[0] for group in _groups(parquet) if (bounds := _bounds(parquet, group, "start_ns"))]
+    return min(starts, default=0)
+
+
+def metadata_of(source: Source) -> dict[str, Any]:
+    """Return what a file that `write_events` wrote says of the profile as a whole."""
+    with _open(source) as parquet:
+        said: dict[str, Any] = msgspec.json.decode(parquet.schema_arrow.metadata[b"dnnamo"])
+    return said
+
+
+def window(source: Source, *, start_ns: int | None = None, end_ns: int | None = None, resolution_ns: int = 0) -> Events:
+    """Return the events that overlap a stretch of time.
+
+    Only those parts of the file are read whose statistics say that they may hold some. Links between rows lead to rows
+    of the answer; those that lead out of it are left out.
+
+    Args:
+        source: Bytes or path of a file that `write_events` wrote.
+        start_ns: Where the stretch begins, on the profiler's clock; by default with the first event.
+        end_ns: Where it ends, itself not part of it; by default after the last event.
+        resolution_ns: Events shorter than this are merged, see `summarised`; 0 merges none.
+    """
+    begin, end = -(2**63) if start_ns is None else start_ns, 2**63 - 1 if end_ns is None else end_ns
+    with _open(source) as parquet:
+        wanted = [group for group in _groups(parquet) if _may_overlap(parquet, group, begin, end)]
+        events, numbers = Events.from_arrow(parquet.read_row_groups(wanted)), _row_numbers(parquet, wanted)
+        count = parquet.metadata.num_rows
+    inside = np.flatnonzero(_overlaps(events, begin, end))
+    if len(inside) < count:
+        events = _relinked(events.take(inside), numbers[inside])
+    # The parent is not stored, and what is around an event is in its window too.
+    found = events.replace(parent=events.nest().parent)
+    return summarised(found, resolution_ns) if resolution_ns > 0 else found
+
+
+def _open(source: Source) -> pq.ParquetFile:
+    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
+
+
+def _groups(parquet: pq.ParquetFile) -> range:
+    return range(parquet.num_row_groups)
+
+
+def _row_numbers(parquet: pq.ParquetFile, wanted: Sequence[int]) -> Ints:
+    """Return the numbers in the whole table of the rows of some row groups."""
+    first = np.cumsum([0, *(parquet.metadata.row_group(group).num_rows for group in _groups(parquet))])
+    return np.concatenate([np.arange(0), *(np.arange(first[group], first[group + 1]) for group in wanted)])
+
+
+def _bounds(parquet: pq.ParquetFile, group: int, column: str) -> tuple[int, int] | None:
+    """Return the least and the greatest value that a row group has in a column, None if the file does not say."""
+    statistics = parquet.metadata.row_group(group).column(parquet.schema.names.index(column)).statistics
+    return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
+
+
+def _may_overlap(parquet: pq.ParquetFile, group: int, begin: int, end: int) -> bool:
+    starts, durations = _bounds(parquet, group, "start_ns"), _bounds(parquet, group, "duration_ns")
+    if starts is None or durations is None:
+        return True
+    return starts[0] < end and starts[1] + durations[1] >= begin
+
+
+def _overlaps(events: Events, begin: int, end: int) -> NDArray[np.bool_]:
+    is_moment = events.duration_ns <= 0
+    has_begun = events.start_ns < end
+    return has_begun & np.where(is_moment, events.start_ns >= begin, events.end_ns > begin)
+
+
+def _relinked(events: Events, numbers: Ints) -> Events:
+    """Have the links lead to rows of this table, whose rows had these numbers in the whole one."""
+    return events.replace(**{name: _moved(getattr(events, name), numbers) for name in _LINKS})
+
+
+def _moved(links: Ints, numbers: Ints) -> Ints:
+    moved = np.full(len(links), NONE)
+    linked = np.flatnonzero(links != NONE)
+    if len(linked):
+        at = np.minimum(np.searchsorted(numbers, links[linked]), len(numbers) - 1)
+        moved[linked] = np.where(numbers[at] == links[linked], at, NONE)
+    return moved
+
+
+def summarised(events: Events, resolution_ns: int) -> Events:
+    """Merge the events that are too short to be seen.
+
+    Of those shorter than the resolution, all of one category that start on one thread within the same multiple of it
+    become one row: from the first's start to the last's end, with the name that took most time among them. How many
+    there were stands in `args["merged"]`, and during how much of that span one of them ran in `args["busy_ns"]`. A
+    single one stays as it is.
+
+    Args:
+        events: Sorted as `Events` are.
+        resolution_ns: Nanoseconds, at least 1.
+    """
+    short, group = _mergeable(events, resolution_ns)
+    heads = short[np.unique(group, return_index=True)[1]]
+    stays = np.ones(len(events), bool)
+    stays[short] = False
+    stays[heads] = True
+    rows = np.flatnonzero(stays)
+    at = np.searchsorted(rows, heads)
+    kept = _blanked(_relinked(events.take(rows), rows), at)
+    last = np.full(len(heads), NONE)
+    np.maximum.at(last, group, events.end_ns[short])
+    said = {"merged": np.bincount(group), "busy_ns": _busy(events, short, group, resolution_ns)}
+    return replace(
+        kept,
+        name=Texts(_put(kept.name.codes, at, _dominant(events, short, group)), kept.name.values),
+        duration_ns=_put(kept.duration_ns, at, last - events.start_ns[heads]),
+        args=kept.args | {name: _put(nothing(len(rows)), at, values) for name, values in said.items()},
+    )
+
+
+def _mergeable(events: Events, resolution_ns: int) -> tuple[Rows, Rows]:
+    """Return the rows that are to be merged, and the number of what each becomes a part of."""
+    short = np.flatnonzero(events.duration_ns < resolution_ns)
+    stretch = (events.start_ns[short] - events.start_ns.min(initial=0)) // resolution_ns
+    kind = np.zeros(len(short), np.int64)
+    for column in (events.process, events.thread, events.category, events.phase):
+        kind = kind * (len(column.values) + 1) + column.codes[short] + 1
+    kind = np.unique(kind, return_inverse=True)[1]  # small numbers, so that the next line does not overflow
+    keys = kind * (stretch.max(initial=0) + 1) + stretch
+    _, group, count = np.unique(keys, return_inverse=True, return_counts=True)
+    is_merged = count[group] > 1
+    return short[is_merged], np.unique(group[is_merged], return_inverse=True)[1]
+
+
+def _put(column: NDArray[Any], rows: Rows, values: NDArray[Any]) -> NDArray[Any]:
+    changed = np.array(column)
+    changed[rows] = values
+    return changed
+
+
+def _blanked(events: Events, rows: Rows) -> Events:
+    """Return the table without what rows say that one of several events has to itself."""
+    columns = {name: column for name, column in events.columns.items() if name not in _SHARED}
+    blank = {name: _without(column, rows) for name, column in columns.items()}
+    args = {name: _without(column, rows) for name, column in events.args.items()}
+    return replace(events.replace(**blank), args=args)
+
+
+def _without(column: Column, rows: Rows) -> Column:
+    if isinstance(column, Texts):
+        return Texts(_put(column.codes, rows, np.array(-1)), column.values)
+    return _put(column, rows, np.array(NONE))
+
+
+def _busy(events: Events, short: Rows, group: Rows, resolution_ns: int) -> Ints:
+    """Return for each group the time during which one of its events ran."""
+    order = np.argsort(group, kind="stable")
+    rows, numbers = short[order], group[order]
+    first = np.unique(numbers, return_index=True)[1]
+    # One clock for all groups, on which one's events end before the next one's begin.
+    shift = numbers * 2 * resolution_ns - events.start_ns[rows[first]][numbers]
+    starts, ends = events.start_ns[rows] + shift, events.end_ns[rows] + shift
+    ended = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
+    busy = np.zeros(len(first), np.int64)
+    np.add.at(busy, numbers, np.maximum(ends - np.maximum(starts, ended), 0))
+    return busy
+
+
+def _dominant(events: Events, short: Rows, group: Rows) -> NDArray[np.int32]:
+    """Return for each group the code of the name that took most time in it, or comes most often if none took any."""
+    names = len(events.name.values) + 1
+    keys, inverse = np.unique(group * names + events.name.codes[short] + 1, return_inverse=True)
+    weight = np.bincount(inverse, weights=events.duration_ns[short]), np.bincount(inverse)
+    order = np.lexsort((-weight[1], -weight[0], keys // names))
+    best = keys[order][np.unique(keys[order] // names, return_index=True)[1]]
+    return np.asarray(best % names - 1, np.int32)
