@@ -8,8 +8,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from dnnamo.frameworks.pytorch import profile_from
 from dnnamo.loaders import load
+from dnnamo.profiles.build import profile_of
+from dnnamo.profiles.readers import read
 
 STEPS = 20
 
@@ -28,9 +29,9 @@ def main() -> None:
 
 def ratios(native: object) -> tuple[float, float]:
     """Return the sums of self times over the steps' wall time, by our table and by PyTorch's."""
-    profile, _ = profile_from(native)
+    profile, _ = profile_of(read(native))
     wall_ns = sum(profile.step_ns)
-    ours = sum(operation.self_ns for operation in profile.operations)
+    ours = sum(operation.self_ns for operation in profile.operations["name"])
     # It counts what lies between the steps too, where these models do nothing but compute a score.
     theirs = sum(row.self_cpu_time_total for row in native.key_averages() if not row.key.startswith("ProfilerStep"))
     return ours / wall_ns, theirs * 1e3 / wall_ns

@@ -1,0 +1,41 @@
+"""Imports a trace into the SQLite file of the data folder; prints what it took as JSON.
+
+`benchmarks.profiles` runs it in a process of its own: `python -m benchmarks.store_trace FIRST FILE`. Only the second
+counts: the first has everything loaded and the database ready.
+"""
+
+import os
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import dnnamo
+from benchmarks.peers.measured import Watch
+from dnnamo.records import EVENTS_NAME
+
+
+def main() -> None:
+    """Import both files."""
+    first, file = sys.argv[1:]
+    dnnamo.import_trace(first)
+    before = database_bytes()
+    with Watch() as watch:
+        job = dnnamo.import_trace(file)
+    sizes = {artifact.name: artifact.size for artifact in job.artifacts}
+    watch.report(
+        events=job.profile.record.events, events_bytes=sizes[EVENTS_NAME], stored_bytes=database_bytes() - before
+    )
+
+
+def database_bytes() -> int:
+    """Return the size of the database, what still stands in its log included."""
+    with closing(sqlite3.connect(Path(os.environ["DNNAMO_HOME"]) / "dnnamo.db")) as connection:
+        (size,) = connection.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchone()
+    return int(size)
+
+
+if __name__ == "__main__":
+    main()
