@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from benchmarks.peers.measured import Watch, peak_bytes
 from dnnamo.loaders import load
 from dnnamo.model import Capturing
-from dnnamo.profiles.build import events_file, profile_of
+from dnnamo.profiles.build import stored_form
 from dnnamo.profiles.readers import read
 from dnnamo.records import EVENTS_NAME, Artifact, JobSpec, Outcome
 from dnnamo.runner.measure import profile as profile_steps
@@ -59,8 +59,7 @@ def store_profile(model: Any, store: Store, n_steps: int) -> tuple[dict[str, flo
         resident = watch_peak()
         with Watch() as storing:
             recording = read(profiled.native)
-            profile, events = profile_of(recording)
-            content = events_file(recording, events)
+            profile, content = stored_form(recording)
             grown = peak_bytes() - resident
             outcome = Outcome(state="succeeded", profile=profile, artifacts=ARTIFACTS)
             if not store.record(claim, outcome, files={EVENTS_NAME: content}):

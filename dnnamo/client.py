@@ -280,7 +280,7 @@ def import_trace(path: str | PathLike[str], *, tags: Sequence[str] = (), key: st
         UsageError: If there is no such file, or no profile in it.
         InfrastructureError: If the database cannot be used.
     """
-    from dnnamo.profiles.build import events_file, profile_of
+    from dnnamo.profiles.build import stored_form
     from dnnamo.profiles.readers import read
 
     place = os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps the ..)
@@ -288,8 +288,8 @@ def import_trace(path: str | PathLike[str], *, tags: Sequence[str] = (), key: st
         raise UsageError(f"There is no file {place}.")
     words = _words("tags", tags)
     recording = read(place)
-    profile, events = profile_of(recording)
-    files: dict[str, bytes | Path] = {EVENTS_NAME: events_file(recording, events), **recording.native}
+    profile, events = stored_form(recording)
+    files: dict[str, bytes | Path] = {EVENTS_NAME: events, **recording.native}
     spec = _spec(model=place, method="import_trace", n_steps=max(1, len(profile.steps)), tags=words)
     artifacts = [Artifact(name=name, media_type=_media_type(name)) for name in files]
     outcome = Outcome(state="succeeded", profile=profile, artifacts=artifacts)

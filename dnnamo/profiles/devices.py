@@ -39,7 +39,9 @@ def _by_device(work: Events) -> Iterator[tuple[int, NDArray[np.intp]]]:
 
 def _launched_ns(work: Events, events: Events) -> Ints:
     """Return when the host had launched each piece of work: the end of the runtime call; NONE where it is unknown."""
-    calls = events.take(events.category.equal(*RUNTIME) & (events.correlation != NONE))
+    calls = events.only("correlation", "start_ns", "duration_ns").take(
+        events.category.equal(*RUNTIME) & (events.correlation != NONE)
+    )
     order = np.argsort(calls.correlation, kind="stable")
     ids, ends = calls.correlation[order], calls.end_ns[order]
     if not len(ids):

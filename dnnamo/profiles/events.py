@@ -20,6 +20,8 @@ and whatever else a file holds, by its own name.
 
 from __future__ import annotations
 
+import zlib
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -38,13 +40,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT", "NONE", "Column", "Events", "Ints", "Texts", "nothing", "read_events", "write_events"]
+__all__ = [
+    "FORMAT",
+    "NONE",
+    "Column",
+    "Events",
+    "Ints",
+    "Texts",
+    "metadata_of",
+    "nothing",
+    "open_events",
+    "read_events",
+    "write_events",
+]
 
 FORMAT = 1
 """Version of the table's columns and of what they mean; it stands in each file that is written."""
 
 _ARGS = "args."
-_ROWS_A_GROUP = 1 << 16
+_ALWAYS = ("name", "start_ns", "duration_ns")
+_ROWS_A_GROUP = 1 << 17
+_SAID = "dnnamo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +159,12 @@ class Events:
         args = {name: _take(column, rows) for name, column in self.args.items()}
         return Events(**{n: _take(c, rows) for n, c in self.columns.items()}, args=args)  # type: ignore[arg-type]
 
+    def only(self, *names: str) -> Events:
+        """Return the table with the values of some columns alone, so that taking rows of it is quick."""
+        count = len(self)
+        whole = {name: getattr(self, name) if name in names else empty(count) for name, empty in _EMPTY.items()}
+        return Events(**whole)  # type: ignore[arg-type]
+
     def replace(self, **columns: Any) -> Events:
         """Return the table with other columns in place of some."""
         return replace(self, **columns)
@@ -232,34 +254,64 @@ def _with_missing(array: pa.Array, kind: type[np.integer[Any]], missing: int) ->
 def write_events(events: Events, metadata: Mapping[str, Any]) -> bytes:
     """Return the table as a Parquet file, small rather than common: delta encoding, dictionaries, zstd.
 
-    It leaves out `parent`, which follows from the times and would be a sixth of the file.
+    It leaves out columns without values, and `parent`, which follows from the times and would be a sixth of the file.
 
     Args:
         events: The table.
         metadata: What belongs to the profile as a whole, JSON values.
     """
     table = events.to_arrow().drop_columns(["parent"])
-    said = msgspec.json.encode({"format": FORMAT, **metadata})
-    numbers = [name for name in table.column_names if pa.types.is_integer(table[name].type)]
+    given = [name for name in table.column_names if name in _ALWAYS or table[name].null_count < len(table)]
+    numbers = [name for name in given if pa.types.is_integer(table[name].type)]
     # Durations scatter, so that their high bytes compress and their differences do not.
     encodings = dict.fromkeys(numbers, "DELTA_BINARY_PACKED") | {"duration_ns": "BYTE_STREAM_SPLIT"}
     file = BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({"dnnamo": said}),
+    with pq.ParquetWriter(
         file,
-        row_group_size=_ROWS_A_GROUP,
+        table.select(given).schema,
         compression="zstd",
         compression_level=3,
-        use_dictionary=[name for name in table.column_names if name not in encodings],
+        use_dictionary=[name for name in given if name not in encodings],
         column_encoding=encodings,
-        store_schema=True,
-    )
+        # More of these would be most of a small profile's file.
+        write_statistics=["start_ns", "duration_ns"],
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table.select(given), row_group_size=_ROWS_A_GROUP)
+        writer.add_key_value_metadata({_SAID: _packed({"format": FORMAT, **metadata})})
     return file.getvalue()
+
+
+def _packed(said: Mapping[str, Any]) -> bytes:
+    # A header lists all devices of a machine, and Parquet compresses no metadata.
+    return b64encode(zlib.compress(msgspec.json.encode(said)))
+
+
+def open_events(source: bytes | str | PathLike[str]) -> pq.ParquetFile:
+    """Open the file that `write_events` wrote, for its parts to be read."""
+    with pq.ParquetFile(_input(source)) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+    texts = [column.name for column in schema if not pa.types.is_integer(column.type)]
+    return pq.ParquetFile(_input(source), metadata=metadata, read_dictionary=texts)
+
+
+def _input(source: bytes | str | PathLike[str]) -> Any:
+    return pa.BufferReader(source) if isinstance(source, bytes) else source
+
+
+def metadata_of(source: bytes | str | PathLike[str]) -> dict[str, Any]:
+    """Return what a file that `write_events` wrote says of the profile as a whole."""
+    with open_events(source) as file:
+        return _said_in(file)
+
+
+def _said_in(file: pq.ParquetFile) -> dict[str, Any]:
+    said: dict[str, Any] = msgspec.json.decode(zlib.decompress(b64decode(file.metadata.metadata[_SAID.encode()])))
+    return said
 
 
 def read_events(source: bytes | str | PathLike[str]) -> tuple[Events, dict[str, Any]]:
     """Return the table and the metadata that `write_events` wrote, from the bytes or the path of the file."""
-    with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
-        table = file.read()
-    events = Events.from_arrow(table)
-    return events.replace(parent=events.nest().parent), msgspec.json.decode(table.schema.metadata[b"dnnamo"])
+    with open_events(source) as file:
+        events, said = Events.from_arrow(file.read()), _said_in(file)
+    return events.replace(parent=events.nest().parent), said

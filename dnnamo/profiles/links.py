@@ -56,7 +56,7 @@ class Steps:
 
 def steps_of(events: Events) -> Steps:
     """Return the steps that are marked in a table, on whatever thread."""
-    marks = events.take(is_step(events))
+    marks = events.only("name", "start_ns", "duration_ns").take(is_step(events))
     numbers = {code: _number(marks.name.values[code]) for code in np.unique(marks.name.codes).tolist()}
     order = np.argsort(marks.start_ns, kind="stable")
     start, end = marks.start_ns[order], marks.end_ns[order]
@@ -76,9 +76,14 @@ def _number(name: str) -> int:
     return int(digits[0]) if digits else 0
 
 
-def link(events: Events) -> Events:
-    """Fill in `parent`, `step`, `launcher`, `forward` and `layer`; a layer that the source gave is kept."""
-    nesting = events.nest()
+def link(events: Events, nesting: Nesting | None = None) -> Events:
+    """Fill in `parent`, `step`, `launcher`, `forward` and `layer`; a layer that the source gave is kept.
+
+    Args:
+        events: The table.
+        nesting: How its events lie within each other, if that is known already.
+    """
+    nesting = nesting or events.nest()
     events = events.replace(parent=nesting.parent)
     caller = _callers(events)
     launcher = _launchers(events, nesting, caller)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dnnamo.profiles.events import NONE, Events, Ints
 from dnnamo.profiles.flops import CountedOperation
 from dnnamo.profiles.links import DEVICE_WORK, RUNTIME, is_step
-from dnnamo.profiles.memory import held_bytes
+from dnnamo.profiles.memory import Allocations
 from dnnamo.profiles.nesting import Nesting
 from dnnamo.records import Grain, Operation
 
@@ -31,6 +31,9 @@ _NO_OPERATIONS = (
     "aten::output_nr",
     "aten::_version",
 )
+
+_OF_CALLS = ("name", "process", "thread", "start_ns", "duration_ns", "bytes", "shapes", "layer")
+_OF_WORK = ("name", "category", "start_ns", "duration_ns", "device", "correlation", "bytes", "step", "launcher")
 
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
@@ -70,33 +73,38 @@ def _is_counted(events: Events) -> Mask:
     return events.step != NONE if is_step(events).any() else np.ones(len(events), bool)
 
 
-def calls_of(events: Events) -> Calls:
-    """Find the calls of a linked table, with what each of them took."""
+def calls_of(events: Events, nesting: Nesting, changes: Allocations) -> Calls:
+    """Find the calls of a linked table, with what each of them took.
+
+    Args:
+        events: The table.
+        nesting: How its events lie within each other.
+        changes: What was allocated meanwhile.
+    """
     counted = _is_counted(events)
     is_work = events.category.equal(*DEVICE_WORK)
     is_call = events.category.equal(*OPERATIONS) & events.phase.equal("X") & ~events.name.equal(*_NO_OPERATIONS)
     rows = np.flatnonzero(is_call & counted & ~is_step(events))
-    bare = events.replace(args={})
-    calls, work = bare.take(rows), bare.take(is_work & counted)
-    nesting = calls.nest()
+    calls, work = events.only(*_OF_CALLS).take(rows), events.only(*_OF_WORK).take(is_work & counted)
     at = np.full(len(events), NONE)
     at[rows] = np.arange(len(rows))
+    among_calls = calls.nest()
     device = _sum_at(_within(at, work.launcher), work.duration_ns, len(rows))
-    allocated, peak = _memory(events, at, len(rows))
+    allocated, peak = _memory(changes, nesting.inherited(np.where(at == NONE, -1, at)), len(rows))
     copied = _sum_at(_within(at, work.launcher), work.bytes, len(rows), missing=NONE)
     return _merged(
         Calls(
             events=calls,
-            self_ns=nesting.self_ns(),
+            self_ns=among_calls.self_ns(),
             device_ns=device,
-            device_total_ns=nesting.with_nested(device),
+            device_total_ns=among_calls.with_nested(device),
             bytes=_plus(calls.bytes, _plus(copied, allocated)),
-            peak_bytes=nesting.greatest_nested(peak),
+            peak_bytes=among_calls.greatest_nested(peak),
             kept=np.arange(len(rows)),
-            overlaps=len(nesting.overlaps),
+            overlaps=len(among_calls.overlaps),
             work=work,
         ),
-        nesting,
+        among_calls,
     )
 
 
@@ -124,16 +132,12 @@ def _plus(a: Ints, b: Ints) -> Ints:
     return np.where(a == NONE, b, np.where(b == NONE, a, a + b))
 
 
-def _memory(events: Events, at: Ints, count: int) -> tuple[Ints, Ints]:
+def _memory(changes: Allocations, call_around: Ints, count: int) -> tuple[Ints, Ints]:
     """Return for each call what was allocated right in it, and the most that was allocated at once meanwhile."""
-    is_change = events.category.equal("cpu_instant_event") & events.name.equal("[memory]")
+    caller, size = call_around[changes.rows], changes.bytes
+    allocated = _sum_at(np.where((caller >= 0) & (size > 0), caller, NONE), size, count, missing=NONE)
     peak = np.full(count, NONE)
-    if not is_change.any():
-        return peak, peak
-    caller = events.nest().inherited(np.where(at == NONE, -1, at))[is_change]
-    changes = events.take(is_change)
-    allocated = _sum_at(np.where((caller >= 0) & (changes.bytes > 0), caller, NONE), changes.bytes, count, missing=NONE)
-    np.maximum.at(peak, caller[caller >= 0], held_bytes(changes)[caller >= 0])
+    np.maximum.at(peak, caller[caller >= 0], changes.held_bytes[caller >= 0])
     return allocated, peak
 
 

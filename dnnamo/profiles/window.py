@@ -5,15 +5,13 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-import msgspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts, nothing
+from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts, nothing, open_events
 
-__all__ = ["begin_ns", "metadata_of", "summarised", "window"]
+__all__ = ["begin_ns", "summarised", "window"]
 
 Source = bytes | str | PathLike[str]
 Rows = NDArray[np.intp]
@@ -26,16 +24,9 @@ _SHARED = ("name", "category", "phase", "process", "thread", "start_ns", "durati
 
 def begin_ns(source: Source) -> int:
     """Return when the first event started, on the profiler's clock; 0 for no events. It reads the file's end alone."""
-    with _open(source) as parquet:
+    with open_events(source) as parquet:
         starts = [bounds[0] for group in _groups(parquet) if (bounds := _bounds(parquet, group, "start_ns"))]
     return min(starts, default=0)
-
-
-def metadata_of(source: Source) -> dict[str, Any]:
-    """Return what a file that `write_events` wrote says of the profile as a whole."""
-    with _open(source) as parquet:
-        said: dict[str, Any] = msgspec.json.decode(parquet.schema_arrow.metadata[b"dnnamo"])
-    return said
 
 
 def window(source: Source, *, start_ns: int | None = None, end_ns: int | None = None, resolution_ns: int = 0) -> Events:
@@ -51,7 +42,7 @@ def window(source: Source, *, start_ns: int | None = None, end_ns: int | None = 
         resolution_ns: Events shorter than this are merged, see `summarised`; 0 merges none.
     """
     begin, end = -(2**63) if start_ns is None else start_ns, 2**63 - 1 if end_ns is None else end_ns
-    with _open(source) as parquet:
+    with open_events(source) as parquet:
         wanted = [group for group in _groups(parquet) if _may_overlap(parquet, group, begin, end)]
         events, numbers = Events.from_arrow(parquet.read_row_groups(wanted)), _row_numbers(parquet, wanted)
         count = parquet.metadata.num_rows
@@ -61,10 +52,6 @@ def window(source: Source, *, start_ns: int | None = None, end_ns: int | None = 
     # The parent is not stored, and what is around an event is in its window too.
     found = events.replace(parent=events.nest().parent)
     return summarised(found, resolution_ns) if resolution_ns > 0 else found
-
-
-def _open(source: Source) -> pq.ParquetFile:
-    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
 
 
 def _groups(parquet: pq.ParquetFile) -> range:

@@ -297,10 +297,10 @@ def _keep_profile(
 ) -> None:
     from dnnamo.profiles import build
 
-    returned.profile, events = build.profile_of(
+    returned.profile, events = build.stored_form(
         recording, overhead=_overhead(recording, profiled), counted=counted, evidence=returned.evidence
     )
-    returned.keep(EVENTS_NAME, build.events_file(recording, events))
+    returned.keep(EVENTS_NAME, events)
     for name, content in recording.native.items():
         returned.keep(name, content)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dnnamo.profiles.window import metadata_of, window
+from dnnamo.profiles.events import metadata_of
+from dnnamo.profiles.window import window
 from dnnamo.records import EVENTS_NAME
 from tests.acceptance.place import Place
 from tests.acceptance.test_bad_input import one_paragraph
