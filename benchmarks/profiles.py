@@ -114,14 +114,15 @@ def estimate_tracelens(ours: list[Measured], orjson: list[Measured]) -> None:
 
 def torch(given: argparse.Namespace) -> None:
     """Print time from the stopped profiler to what is stored, and what the whole capture takes."""
-    compared = [captured("--peer") for _ in range(given.rounds)]
-    ours, own = median(compared, "stored_s"), median(compared, "own_s")
-    by_cpu = median(compared, "own_cpu_s") / median(compared, "stored_cpu_s")
-    print(
-        f"profiler stopped to stored, {compared[0]['events']:,} events with input shapes: {ours:.2f} s\n"
-        f"  PyTorch's events() and key_averages() {own:.2f} s: {own / ours:.1f} x faster   bar 15 x "
-        f"({by_cpu:.1f} x by CPU time)"
-    )
+    for kind, options in {"": (), ", input shapes": ("--shapes",)}.items():
+        compared = [captured("--peer", *options) for _ in range(given.rounds)]
+        ours, own = median(compared, "stored_s"), median(compared, "own_s")
+        by_cpu = median(compared, "own_cpu_s") / median(compared, "stored_cpu_s")
+        print(
+            f"profiler stopped to stored, {compared[0]['events']:,} events{kind}: {ours:.2f} s\n"
+            f"  PyTorch's events() and key_averages() {own:.2f} s: {own / ours:.1f} x faster   bar 15 x "
+            f"({by_cpu:.1f} x by CPU time)"
+        )
     runs = [captured() for _ in range(given.rounds)]
     steps, whole = median(runs, "steps_s"), median(runs, "capture_s")
     print(

@@ -1,8 +1,8 @@
 """Profiles training steps of demo:transformer as a runner does and stores the profile; prints what it took as JSON.
 
 `benchmarks.profiles` runs it in a process of its own: `python -m benchmarks.store_capture FOLDER`. A profile of a few
-steps comes first, which has everything loaded; with `--once` it does not. With `--peer` input shapes are recorded, and
-PyTorch makes its own events and table of the same profile.
+steps comes first, which has everything loaded; with `--once` it does not. With `--shapes` input shapes are recorded;
+with `--peer` PyTorch makes its own events and table of the same profile.
 """
 
 import argparse
@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--peer", action="store_true")
     given = parser.parse_args()
     preload_profiles()
@@ -41,10 +42,10 @@ def main() -> None:
     warm_up(model, METHOD, count=None)
     with Store.open(f"sqlite:///{given.folder / 'dnnamo.db'}") as store:
         for n_steps in [STEPS] if given.once else [FEW_STEPS, STEPS]:
-            with Capturing(["shapes"] if given.peer else []):
+            with Capturing(["shapes"] if given.shapes else []):
                 measured, native = store_profile(model, store, n_steps)
             if given.peer:
-                measured |= own_way(native)
+                measured |= own_way(native, by_shape=given.shapes)
     print(json.dumps(measured))
 
 
@@ -75,11 +76,11 @@ def store_profile(model: Any, store: Store, n_steps: int) -> tuple[dict[str, flo
     return measured, profiled.native
 
 
-def own_way(profiler: Any) -> dict[str, float]:
-    """Return the seconds that PyTorch takes for its list of events and its table by input shape, storing nothing."""
+def own_way(profiler: Any, *, by_shape: bool) -> dict[str, float]:
+    """Return the seconds that PyTorch takes for its list of events and its table, storing nothing."""
     with Watch() as watch:
         profiler.events()
-        profiler.key_averages(group_by_input_shape=True)
+        profiler.key_averages(group_by_input_shape=by_shape)
     return {"own_s": watch.seconds, "own_cpu_s": watch.cpu_seconds}
 
 
