@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests needs."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +9,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.servers import fresh_database, start_postgres, start_redis
+
+_ROOM_BYTES = 4 << 30
+"""What PostgreSQL finds enough; most of it is its log, which has 1 GiB by default."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,8 +32,16 @@ def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server's administration database."""
     # Not below pytest's folder: PostgreSQL runs as a user of its own where we are root, and the next pytest to start
     # on this machine makes that folder unreadable for others.
-    with TemporaryDirectory(prefix="dnnamo-postgres-") as folder, start_postgres(Path(folder)) as url:
+    with TemporaryDirectory(prefix="dnnamo-postgres-", dir=_memory()) as folder, start_postgres(Path(folder)) as url:
         yield url
+
+
+def _memory() -> Path | None:
+    """A folder that is no disk: a database is hundreds of files, and each test makes one. None where it is small."""
+    place = Path("/dev/shm")
+    if place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > _ROOM_BYTES:
+        return place
+    return None
 
 
 @pytest.fixture

@@ -13,12 +13,19 @@ KINDS = ("runner", "keeper", "worker")
 
 
 class Killer:
-    """Kills something every 1 to 3 seconds, up to a number of times, and brings dead workers back."""
+    """Kills something every 1 to 3 seconds, up to a number of times, and brings dead workers back.
 
-    def __init__(self, cluster: Cluster, most: float) -> None:
+    Args:
+        cluster: Where.
+        most: How many times.
+        waits: Whether what a dead worker held is taken from it by time alone.
+    """
+
+    def __init__(self, cluster: Cluster, most: float, *, waits: bool) -> None:
         self.kills: list[Kill] = []
         self._cluster = cluster
         self._most = most
+        self._waits = waits
         self._random = random.Random(0)
         self._kinds: list[str] = []
         self._choose()
@@ -30,7 +37,7 @@ class Killer:
         self._not_before = time.monotonic() + self._random.uniform(1, 3)
 
     def __call__(self) -> None:
-        self._cluster.revive()
+        bring_back(self._cluster, waits=self._waits)
         if time.monotonic() < self._not_before or len(self.kills) >= self._most:
             return
         kill = self._random.choice(self._cluster.workers).kill_one(self._kind)
@@ -40,6 +47,14 @@ class Killer:
 
     def count(self, kind: str) -> int:
         return sum(kill.kind == kind for kill in self.kills)
+
+
+def bring_back(cluster: Cluster, *, waits: bool) -> None:
+    """Start dead workers anew; unless time is to take from them what they held, it is as if half a minute passed."""
+    for worker in cluster.workers:
+        if not worker.is_alive and not waits:
+            cluster.pass_half_a_minute(worker)
+    cluster.revive()
 
 
 def recoveries(history: History, kills: Sequence[Kill]) -> list[float]:
@@ -60,9 +75,14 @@ def _hit(kill: Kill, attempt: Attempt) -> bool:
     return attempt.worker.endswith(f":{kill.worker}") and attempt.started <= kill.wall <= until
 
 
-@sized("jobs, amount, most, bar_s", small=[20, 1, 6, 90], full=[2000, 0.2, math.inf, 45], minutes=60)
+@sized(
+    "jobs, amount, most, waits, bar_s",
+    small=[14, 1, 6, False, 90],
+    full=[2000, 0.2, math.inf, True, 45],
+    minutes=60,
+)
 def test_kills_of_anything_lose_nothing(
-    cluster: Cluster, row: Callable[[str, str], Row], jobs: int, amount: float, most: float, bar_s: float
+    cluster: Cluster, row: Callable[[str, str], Row], jobs: int, amount: float, most: float, waits: bool, bar_s: float
 ) -> None:
     line = row(
         f"{jobs} jobs, SIGKILL of a random runner, keeper or worker every 1 to 3 s",
@@ -71,7 +91,7 @@ def test_kills_of_anything_lose_nothing(
     cluster.start_workers(2)
     for _ in range(jobs):
         cluster.submit("work", amount)
-    killer = Killer(cluster, most)
+    killer = Killer(cluster, most, waits=waits)
     cluster.wait_for_all(within_s=120 + jobs, meanwhile=killer)
 
     history, broken = cluster.history(), cluster.violations()
@@ -97,14 +117,7 @@ def test_job_that_kills_its_worker_is_given_up(
     good = [cluster.submit() for _ in range(jobs // 2)]
     poison = cluster.submit("kill_worker")
     good += [cluster.submit() for _ in range(jobs // 2)]
-
-    def tend() -> None:
-        for worker in cluster.workers:
-            if not worker.is_alive and not waits:
-                cluster.pass_half_a_minute(worker)
-        cluster.revive()
-
-    cluster.wait_for_all(within_s=180 + jobs, meanwhile=tend)
+    cluster.wait_for_all(within_s=180 + jobs, meanwhile=lambda: bring_back(cluster, waits=waits))
 
     verdict, others = cluster.job(poison), [cluster.job(number) for number in good]
     broken = cluster.violations()
