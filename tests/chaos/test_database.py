@@ -93,11 +93,14 @@ class Submitters:
         until(lambda: len(self._cluster.acknowledged) >= enough, within_s=PATIENCE_S, otherwise="no submits")
 
     def wait_for_commit(self) -> None:
-        """Wait until one waits for its commit, which begins milliseconds after it and takes a tenth of a second."""
+        """Wait until one waits for its commit, which begins milliseconds after it and takes a tenth of a second.
+
+        Soon after it began, as a kill takes some of that tenth on a machine that is busy with others.
+        """
 
         def is_in_commit() -> bool:
             begun = [submitter.begun for submitter in self._all]
-            return any(at is not None and 0.03 < time.monotonic() - at < 0.07 for at in begun)
+            return any(at is not None and 0.01 < time.monotonic() - at < 0.04 for at in begun)
 
         until(is_in_commit, within_s=PATIENCE_S, otherwise="no commit")
 
@@ -107,7 +110,7 @@ class Submitters:
         until(lambda: len(self.refused) >= enough, within_s=PATIENCE_S, otherwise="no submit was refused")
 
 
-@sized("kills, apart", small=[2, 5], full=[20, 20], minutes=15)
+@sized("kills, apart", small=[3, 5], full=[20, 20], minutes=15)
 def test_database_killed_in_commits_loses_nothing(
     folder: Path, broker: Redis, row: Callable[[str, str], Row], kills: int, apart: int
 ) -> None:
