@@ -159,4 +159,10 @@ def _new_data() -> Path:
     return place / "postgres"
 
 
-_SETTINGS = ["listen_addresses = '127.0.0.1'", "unix_socket_directories = ''", "fsync = on", "max_connections = 100"]
+_SETTINGS = [
+    "listen_addresses = '127.0.0.1'",
+    "unix_socket_directories = ''",
+    "fsync = on",
+    "max_connections = 100",
+    "dynamic_shared_memory_type = mmap",  # in the data folder, where nothing outlives the test when it is killed
+]

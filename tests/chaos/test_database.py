@@ -6,7 +6,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +87,10 @@ class Submitters:
         """When each submit that raised was begun, and when it raised."""
         return [times for submitter in self._all for times in submitter.refused]
 
+    def cut_off(self, at: Sequence[float]) -> int:
+        """Return how many submits were going on at these times, and raised."""
+        return sum(begun < kill < raised for begun, raised in self.refused for kill in at)
+
     def go_on(self, count: int = 20) -> None:
         """Wait until some more submits were acknowledged."""
         enough = len(self._cluster.acknowledged) + count
@@ -110,7 +114,7 @@ class Submitters:
         until(lambda: len(self.refused) >= enough, within_s=PATIENCE_S, otherwise="no submit was refused")
 
 
-@sized("kills, apart", small=[3, 5], full=[20, 20], minutes=15)
+@sized("kills, apart", small=[2, 5], full=[20, 20], minutes=15)
 def test_database_killed_in_commits_loses_nothing(
     folder: Path, broker: Redis, row: Callable[[str, str], Row], kills: int, apart: int
 ) -> None:
@@ -122,9 +126,10 @@ def test_database_killed_in_commits_loses_nothing(
         Cluster(folder, postgres.url, broker.url) as cluster,
     ):
         pids = [worker.pid for worker in cluster.start_workers(2)]
-        at = []
+        at: list[float] = []
         with Submitters(cluster) as submitters:
-            for _ in range(kills):
+            # On a machine that is busy with others a kill may come when the commit is over.
+            while len(at) < kills or (not submitters.cut_off(at) and len(at) < 3 * kills):
                 submitters.go_on(apart)
                 submitters.wait_for_commit()
                 at.append(time.monotonic())
@@ -136,7 +141,7 @@ def test_database_killed_in_commits_loses_nothing(
 
         broken, jobs = cluster.violations(), cluster.history().jobs
         done = sum(job.state == "succeeded" for job in jobs)
-        cut_off = sum(begun < kill < raised for begun, raised in submitters.refused for kill in at)
+        cut_off = submitters.cut_off(at)
         line.measured = (
             f"{len(cluster.acknowledged)} submits acknowledged, {cut_off} cut off by a kill and made again, "
             f"{len(submitters.refused) - cut_off} refused meanwhile; {len(jobs)} jobs, {done} done; "
