@@ -168,6 +168,11 @@ class JobSpec(Record, frozen=True, kw_only=True):
     capture: list[Capture] = []
     paired: bool = True
 
+    @property
+    def gives_profile(self) -> bool:
+        """Whether the job has a profile once it has succeeded."""
+        return self.method.startswith("profile_") or self.method == "import_trace"
+
     def __post_init__(self) -> None:
         _one_of("method", self.method, TASKS)
         _one_of("device", self.device, DEVICES)

@@ -154,8 +154,7 @@ class JobHandle:
             JobFailed: If the job failed or was cancelled.
             UsageError: If its method takes no profile.
         """
-        takes_one = self.spec.method.startswith("profile_") or self.spec.method == "import_trace"
-        found = self._session.store.profile_summary(self._succeeded()) if takes_one else None
+        found = self._session.store.profile_summary(self._succeeded()) if self.spec.gives_profile else None
         if found is None:
             raise UsageError(
                 f"Job {self.id} has no profile: its method is {self.spec.method}. Profiles come from profile_inference "

@@ -59,8 +59,7 @@ def _evidence(evidence: Evidence | None) -> dict[str, Any] | None:
 
 def profile_of(job: JobHandle) -> StoredProfile | None:
     """Return the profile that a job took, None if it took none or has not yet."""
-    takes_one = job.spec.method.startswith("profile_") or job.spec.method == "import_trace"
-    return job.profile if takes_one and job.state == "succeeded" else None
+    return job.profile if job.spec.gives_profile and job.state == "succeeded" else None
 
 
 def _profile(profile: StoredProfile | None) -> dict[str, Any] | None:

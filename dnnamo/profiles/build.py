@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from dnnamo.profiles.columns import sum_at
 from dnnamo.profiles.devices import device_times, union_ns
 from dnnamo.profiles.events import Events, Ints, write_events
 from dnnamo.profiles.flops import CountedOperation, flop_count
@@ -109,8 +110,8 @@ def _profiled_steps(bounds: Steps, changes: Allocations, calls: Calls) -> list[P
         "wall_ns": bounds.end_ns - bounds.start_ns,
         "covered_ns": _covered_ns(bounds, calls.events, at),
         "calls": np.bincount(at[kept], minlength=count),
-        "self_ns": _sums(at[kept], calls.self_ns[kept], count),
-        "device_ns": _sums(of_work, calls.work.duration_ns, count),
+        "self_ns": sum_at(at[kept], calls.self_ns[kept], count),
+        "device_ns": sum_at(of_work, calls.work.duration_ns, count),
     }
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     peaks = step_peaks(changes, bounds)
@@ -120,12 +121,6 @@ def _profiled_steps(bounds: Steps, changes: Allocations, calls: Calls) -> list[P
     ]
 
 
-def _sums(keys: Ints, values: Ints, count: int) -> Ints:
-    sums = np.zeros(count, np.int64)
-    np.add.at(sums, keys, values)
-    return sums
-
-
 def _covered_ns(bounds: Steps, calls: Events, at: Ints) -> Ints:
     """Return for how long at least one operation ran in each step, on any thread."""
     rows = np.flatnonzero(at >= 0)
@@ -133,4 +128,4 @@ def _covered_ns(bounds: Steps, calls: Events, at: Ints) -> Ints:
     start, step = calls.start_ns[rows], at[rows]
     end = np.maximum.accumulate(np.minimum(calls.end_ns[rows], bounds.end_ns[step]))
     until = np.minimum(end, np.append(start[1:], end[-1:]))
-    return _sums(step, until - start, len(bounds.number))
+    return sum_at(step, until - start, len(bounds.number))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["NONE", "Column", "Ints", "Texts", "nothing", "rows_of"]
+__all__ = ["NONE", "Column", "Ints", "Texts", "nothing", "rows_of", "sum_at"]
 
 NONE = -(2**63)
 """Stands in a column of integers where a row has no value; in Arrow that is null."""
@@ -95,3 +95,15 @@ def rows_of(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
         return np.broadcast_to(values[:1].sum(dtype=values.dtype), count)
     taken: NDArray[Any] = values[rows]
     return taken
+
+
+def sum_at(keys: NDArray[Any], values: Ints, count: int, *, missing: int = 0) -> Ints:
+    """Add up the values of each key, those that are NONE left out; a key without any has `missing`."""
+    used = (keys != NONE) & (values != NONE)
+    sums = np.zeros(count, np.int64)
+    np.add.at(sums, keys[used], values[used])
+    if missing:
+        without = np.ones(count, bool)
+        without[keys[used]] = False
+        sums[without] = missing
+    return sums

@@ -150,9 +150,16 @@ class Events:
 
     def _tracks(self) -> Ints:
         """Number the threads in the order of the rows."""
+        number = np.zeros(len(self), np.int64)
+        number[self.thread_starts[1:]] = 1
+        return np.cumsum(number)
+
+    @property
+    def thread_starts(self) -> NDArray[np.intp]:
+        """The first row of each thread."""
         process, thread = self.process.codes, self.thread.codes
-        changes = (process[1:] != process[:-1]) | (thread[1:] != thread[:-1])
-        return np.concatenate([np.zeros(min(len(self), 1), np.int64), np.cumsum(changes)])
+        changes = np.flatnonzero((process[1:] != process[:-1]) | (thread[1:] != thread[:-1])) + 1
+        return np.concatenate([np.zeros(min(len(self), 1), np.intp), changes])
 
     def take(self, rows: NDArray[Any]) -> Events:
         """Return the table of these rows, indices or a mask; links between rows keep the numbers of this table."""

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dnnamo.profiles.columns import sum_at
 from dnnamo.profiles.events import NONE, Events, Ints
 from dnnamo.profiles.flops import CountedOperation
 from dnnamo.profiles.links import DEVICE_WORK, RUNTIME, is_step
@@ -89,9 +90,9 @@ def calls_of(events: Events, nesting: Nesting, changes: Allocations) -> Calls:
     at = np.full(len(events), NONE)
     at[rows] = np.arange(len(rows))
     among_calls = calls.nest()
-    device = _sum_at(_within(at, work.launcher), work.duration_ns, len(rows))
+    device = sum_at(_within(at, work.launcher), work.duration_ns, len(rows))
     allocated, peak = _memory(changes, nesting.inherited(np.where(at == NONE, -1, at)), len(rows))
-    copied = _sum_at(_within(at, work.launcher), work.bytes, len(rows), missing=NONE)
+    copied = sum_at(_within(at, work.launcher), work.bytes, len(rows), missing=NONE)
     return _merged(
         Calls(
             events=calls,
@@ -116,18 +117,6 @@ def _within(at: Ints, rows: Ints) -> Ints:
     return found
 
 
-def _sum_at(keys: Ints, values: Ints, count: int, *, missing: int = 0) -> Ints:
-    """Add up the values of each key, those that are NONE left out; a key without any has `missing`."""
-    used = (keys != NONE) & (values != NONE)
-    sums = np.zeros(count, np.int64)
-    np.add.at(sums, keys[used], values[used])
-    if missing:
-        without = np.ones(count, bool)
-        without[keys[used]] = False
-        sums[without] = missing
-    return sums
-
-
 def _plus(a: Ints, b: Ints) -> Ints:
     return np.where(a == NONE, b, np.where(b == NONE, a, a + b))
 
@@ -135,7 +124,7 @@ def _plus(a: Ints, b: Ints) -> Ints:
 def _memory(changes: Allocations, call_around: Ints, count: int) -> tuple[Ints, Ints]:
     """Return for each call what was allocated right in it, and the most that was allocated at once meanwhile."""
     caller, size = call_around[changes.rows], changes.bytes
-    allocated = _sum_at(np.where((caller >= 0) & (size > 0), caller, NONE), size, count, missing=NONE)
+    allocated = sum_at(np.where((caller >= 0) & (size > 0), caller, NONE), size, count, missing=NONE)
     peak = np.full(count, NONE)
     np.maximum.at(peak, caller[caller >= 0], changes.held_bytes[caller >= 0])
     return allocated, peak
@@ -159,7 +148,7 @@ def _merged(calls: Calls, nesting: Nesting) -> Calls:
         calls,
         self_ns=own,
         device_ns=device,
-        bytes=_sum_at(outermost, calls.bytes, count, missing=NONE),
+        bytes=sum_at(outermost, calls.bytes, count, missing=NONE),
         kept=np.flatnonzero(outermost == np.arange(count)),
     )
 
@@ -233,8 +222,8 @@ def _above(path: str) -> list[str]:
 def _by_kernel(work: Events) -> list[Operation]:
     count = len(work.name.values)
     keys = work.name.codes.astype(np.int64)
-    calls, device = np.bincount(keys, minlength=count).tolist(), _sum_at(keys, work.duration_ns, count).tolist()
-    moved = _sum_at(keys, work.bytes, count, missing=NONE).tolist()
+    calls, device = np.bincount(keys, minlength=count).tolist(), sum_at(keys, work.duration_ns, count).tolist()
+    moved = sum_at(keys, work.bytes, count, missing=NONE).tolist()
     rows = [
         Operation(
             name=work.name.values[key],
@@ -259,11 +248,11 @@ def _rows(calls: Calls, keys: Ints) -> Iterator[tuple[int, dict[str, Any]]]:
     np.maximum.at(peak, group, calls.peak_bytes[kept])
     columns = {
         "calls": np.bincount(group, minlength=count),
-        "self_ns": _sum_at(group, calls.self_ns[kept], count),
-        "total_ns": _sum_at(group, calls.events.duration_ns[kept], count),
-        "device_ns": _sum_at(group, calls.device_ns[kept], count),
-        "device_total_ns": _sum_at(group, calls.device_total_ns[kept], count),
-        "bytes": _sum_at(group, calls.bytes[kept], count, missing=NONE),
+        "self_ns": sum_at(group, calls.self_ns[kept], count),
+        "total_ns": sum_at(group, calls.events.duration_ns[kept], count),
+        "device_ns": sum_at(group, calls.device_ns[kept], count),
+        "device_total_ns": sum_at(group, calls.device_total_ns[kept], count),
+        "bytes": sum_at(group, calls.bytes[kept], count, missing=NONE),
         "peak_bytes": peak,
     }
     values = zip(*(column.tolist() for column in columns.values()), strict=True)

@@ -43,9 +43,7 @@ def tracks(events: Events, metadata: Mapping[str, Any]) -> list[Track]:
     """
     named = _names(metadata.get("header", {}).get("tracks", []))
     work = np.flatnonzero(events.category.equal(*DEVICE_WORK))
-    process, thread = events.process.codes, events.thread.codes
-    changes = np.flatnonzero((process[1:] != process[:-1]) | (thread[1:] != thread[:-1])) + 1
-    bounds = [0, *changes.tolist(), len(events)] if len(events) else [0]
+    bounds = [*events.thread_starts.tolist(), len(events)]
     return _told_apart([_track(events, slice(*pair), work, named) for pair in pairwise(bounds)])
 
 

@@ -252,9 +252,7 @@ def _lanes(events: Events) -> tuple[Texts, list[dict[str, Any]]]:
 
 def _tracks(events: Events) -> Iterable[NDArray[np.intp]]:
     """Return the rows of each thread."""
-    process, thread = events.process.codes, events.thread.codes
-    changes = np.flatnonzero((process[1:] != process[:-1]) | (thread[1:] != thread[:-1])) + 1
-    return np.split(np.arange(len(events)), changes) if len(events) else []
+    return np.split(np.arange(len(events)), events.thread_starts[1:]) if len(events) else []
 
 
 def _new_lane(threads: list[str]) -> int:
