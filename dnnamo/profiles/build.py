@@ -9,6 +9,7 @@ from dnnamo.profiles.columns import sum_at
 from dnnamo.profiles.devices import device_times, union_ns
 from dnnamo.profiles.events import Events, Ints, write_events
 from dnnamo.profiles.flops import CountedOperation, flop_count
+from dnnamo.profiles.intervals import ran_ns
 from dnnamo.profiles.links import Steps, link, steps_of
 from dnnamo.profiles.memory import Allocations, allocations, peaks, step_peaks
 from dnnamo.profiles.nesting import Nesting
@@ -126,6 +127,4 @@ def _covered_ns(bounds: Steps, calls: Events, at: Ints) -> Ints:
     rows = np.flatnonzero(at >= 0)
     rows = rows[np.argsort(calls.start_ns[rows], kind="stable")]
     start, step = calls.start_ns[rows], at[rows]
-    end = np.maximum.accumulate(np.minimum(calls.end_ns[rows], bounds.end_ns[step]))
-    until = np.minimum(end, np.append(start[1:], end[-1:]))
-    return sum_at(step, until - start, len(bounds.number))
+    return sum_at(step, ran_ns(start, np.minimum(calls.end_ns[rows], bounds.end_ns[step])), len(bounds.number))

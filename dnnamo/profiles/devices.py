@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnamo.profiles.events import NONE, Events, Ints
-from dnnamo.profiles.links import RUNTIME
+from dnnamo.profiles.intervals import ran_ns
+from dnnamo.profiles.links import RUNTIME, last_with
 from dnnamo.records import DeviceTime
 
 __all__ = ["device_times", "union_ns"]
@@ -42,12 +43,9 @@ def _launched_ns(work: Events, events: Events) -> Ints:
     calls = events.only("correlation", "start_ns", "duration_ns").take(
         events.category.equal(*RUNTIME) & (events.correlation != NONE)
     )
-    order = np.argsort(calls.correlation, kind="stable")
-    ids, ends = calls.correlation[order], calls.end_ns[order]
-    if not len(ids):
-        return np.full(len(work), NONE)
-    at = np.clip(np.searchsorted(ids, work.correlation, side="right") - 1, 0, None)
-    return np.where((ids[at] == work.correlation) & (work.correlation != NONE), ends[at], NONE)
+    at, launched = last_with(calls.correlation, work.correlation), np.full(len(work), NONE)
+    launched[at != NONE] = calls.end_ns[at[at != NONE]]
+    return launched
 
 
 def _device_time(device: int, work: Events, launched: Ints) -> DeviceTime:
@@ -78,12 +76,8 @@ def union_ns(events: Events, wanted: Mask | None = None) -> int:
     start, end = (
         (events.start_ns, events.end_ns) if wanted is None else (events.start_ns[wanted], events.end_ns[wanted])
     )
-    if not len(start):
-        return 0
     order = np.argsort(start, kind="stable")
-    start, end = start[order], np.maximum.accumulate(end[order])
-    begun = np.append(start[1:], end[-1])
-    return int((np.minimum(end, begun) - start).sum())
+    return int(ran_ns(start[order], end[order]).sum())
 
 
 def _idle_ns(work: Events, launched: Ints) -> tuple[int, int]:

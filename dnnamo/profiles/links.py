@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dnnamo.profiles.events import NONE, Events, Ints, Texts
 from dnnamo.profiles.nesting import Nesting
 
-__all__ = ["DEVICE_WORK", "RUNTIME", "STEP_MARK", "Steps", "is_step", "link", "steps_of"]
+__all__ = ["DEVICE_WORK", "RUNTIME", "STEP_MARK", "Steps", "is_step", "last_with", "link", "steps_of"]
 
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of what a device did."""
@@ -117,12 +117,21 @@ def _launchers(events: Events, nesting: Nesting, caller: Ints) -> Ints:
 def _find(ids: Ints, wanted: Mask, rows: NDArray[np.intp], keys: Ints) -> Ints:
     """Return for each wanted row the one of `rows` that has its id as a key; of several, the last."""
     found = np.full(len(ids), NONE)
+    sought = np.flatnonzero(wanted)
+    at = last_with(keys, ids[sought])
+    found[sought[at != NONE]] = rows[at[at != NONE]]
+    return found
+
+
+def last_with(keys: Ints, ids: Ints) -> Ints:
+    """Return for each id the position of the last key that equals it, NONE where there is none or the id is NONE."""
+    found = np.full(len(ids), NONE)
     order = np.argsort(keys, kind="stable")
-    sought = np.flatnonzero(wanted & (ids != NONE))
+    sought = np.flatnonzero(ids != NONE)
     if len(order) and len(sought):
         at = np.searchsorted(keys[order], ids[sought], side="right") - 1
         hit = (at >= 0) & (keys[order][at] == ids[sought])
-        found[sought[hit]] = rows[order][at[hit]]
+        found[sought[hit]] = order[at[hit]]
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dnnamo.profiles.events import NONE, Events, Ints
+from dnnamo.profiles.intervals import ran_ns
 from dnnamo.profiles.links import is_step
 from dnnamo.profiles.tracks import Track, tracks
 
@@ -87,10 +88,9 @@ def _view(track: Track, part: Events, edges: Ints) -> TrackView:
 def _busy_until(part: Events, moments: Ints) -> Ints:
     """Return for how long anything had run by each moment."""
     order = np.argsort(part.start_ns, kind="stable")
-    start, end = part.start_ns[order], np.maximum.accumulate(part.end_ns[order])
+    start, ran = part.start_ns[order], ran_ns(part.start_ns[order], part.end_ns[order])
     if not len(start):
         return np.zeros(len(moments), np.int64)
-    ran = np.minimum(end, np.append(start[1:], end[-1])) - start  # up to where the next one goes on
     before = np.concatenate([[0], np.cumsum(ran)])
     begun = np.searchsorted(start, moments, side="right")
     last = np.maximum(begun - 1, 0)
