@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from dnnamo.errors import UsageError
 from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts
-from dnnamo.profiles.readers.buckets import ALL, CATEGORY, Builder, Coded, is_whole
+from dnnamo.profiles.readers.buckets import ALL, CATEGORY, Builder, is_whole
+from dnnamo.profiles.readers.growing import Coded
 from dnnamo.profiles.readers.pieces import Damaged, TraceText, unpacked
 from dnnamo.profiles.recording import Recording
 
