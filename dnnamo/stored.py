@@ -316,7 +316,7 @@ class StoredProfile:
 
     def flame(self) -> list["Frame"]:
         """Return the call tree of each thread, with host and device times: what a flame graph is drawn of."""
-        from dnnamo.profiles.events import read_events
+        from dnnamo.profiles.file import read_events
         from dnnamo.profiles.flame import call_trees
 
         return call_trees(*read_events(self.file))
@@ -332,8 +332,8 @@ class StoredProfile:
             UsageError: If there is no such form, or the events were not kept.
             OSError: If the file cannot be written; what was there before is left as it was.
         """
-        from dnnamo.profiles.events import read_events
         from dnnamo.profiles.exports import exporter
+        from dnnamo.profiles.file import read_events
 
         write = exporter(to)
         events, metadata = read_events(self.file)
@@ -345,7 +345,7 @@ class StoredProfile:
 
     @cached_property
     def file(self) -> bytes:
-        """The stored event table, a Parquet file for `dnnamo.profiles.events`.
+        """The stored event table, a Parquet file for `dnnamo.profiles.file`.
 
         Raises:
             UsageError: If the events were not kept.

@@ -94,9 +94,8 @@ class _Seen:
 
 
 def _look(profile: StoredProfile, from_ms: float | None, to_ms: float | None, columns: int) -> _Seen:
-    from dnnamo.profiles.events import metadata_of
+    from dnnamo.profiles.file import begin_ns, metadata_of
     from dnnamo.profiles.overview import overview, step_columns
-    from dnnamo.profiles.window import begin_ns
 
     first = begin_ns(profile.file)
     whole_ms = profile.record.span_ns / 1e6

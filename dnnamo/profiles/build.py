@@ -7,7 +7,8 @@ import numpy as np
 
 from dnnamo.profiles.columns import sum_at
 from dnnamo.profiles.devices import device_times, union_ns
-from dnnamo.profiles.events import Events, Ints, write_events
+from dnnamo.profiles.events import Events, Ints
+from dnnamo.profiles.file import write_events
 from dnnamo.profiles.flops import CountedOperation, flop_count
 from dnnamo.profiles.intervals import ran_ns
 from dnnamo.profiles.links import Steps, link, steps_of
@@ -39,7 +40,7 @@ def stored_form(
     nesting = recording.events.nest()
     events = link(recording.events, nesting)
     with ThreadPoolExecutor(1) as thread:  # Arrow writes without Python's lock, while the tables are made
-        file = thread.submit(events_file, recording, events)
+        file = thread.submit(events_file, recording, events, nesting)
         profile = _profile(recording, events, nesting, overhead=overhead, counted=counted, evidence=evidence)
     return profile, file.result()
 
@@ -61,10 +62,10 @@ def profile_of(
     return _profile(recording, events, nesting, overhead=overhead, counted=counted, evidence=evidence), events
 
 
-def events_file(recording: Recording, events: Events) -> bytes:
-    """Return the event table of a profile as the file that is stored with it."""
+def events_file(recording: Recording, events: Events, nesting: Nesting | None = None) -> bytes:
+    """Return the event table of a profile as the file that is stored with it, by their nesting if it is known."""
     metadata = {"source": recording.source, "base_ns": recording.base_ns, "header": recording.header}
-    return write_events(events, metadata)
+    return write_events(events, metadata, nesting)
 
 
 def _profile(

@@ -20,47 +20,27 @@ and whatever else a file holds, by its own name.
 
 from __future__ import annotations
 
-import zlib
-from base64 import b64decode, b64encode
 from dataclasses import dataclass, field, fields, replace
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dnnamo.profiles.arrow import arrow_of, column_of
 from dnnamo.profiles.columns import NONE, Column, Ints, Texts, nothing, rows_of
 from dnnamo.profiles.nesting import Nesting, nest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from os import PathLike
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "FORMAT",
-    "NONE",
-    "Column",
-    "Events",
-    "Ints",
-    "Texts",
-    "metadata_of",
-    "nothing",
-    "open_events",
-    "read_events",
-    "write_events",
-]
+__all__ = ["FORMAT", "NONE", "Column", "Events", "Ints", "Texts", "nothing", "take"]
 
 FORMAT = 1
-"""Version of the table's columns and of what they mean; it stands in each file that is written."""
+"""Version of the table's columns and of what they mean; it stands in what is exported."""
 
 _ARGS = "args."
-_ALWAYS = ("name", "start_ns", "duration_ns")
-_ROWS_A_GROUP = 1 << 17
-_SAID = "dnnamo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +143,8 @@ class Events:
 
     def take(self, rows: NDArray[Any]) -> Events:
         """Return the table of these rows, indices or a mask; links between rows keep the numbers of this table."""
-        args = {name: _take(column, rows) for name, column in self.args.items()}
-        return Events(**{n: _take(c, rows) for n, c in self.columns.items()}, args=args)  # type: ignore[arg-type]
+        args = {name: take(column, rows) for name, column in self.args.items()}
+        return Events(**{n: take(c, rows) for n, c in self.columns.items()}, args=args)  # type: ignore[arg-type]
 
     def only(self, *names: str) -> Events:
         """Return the table with the values of some columns alone, so that taking rows of it is quick."""
@@ -182,18 +162,26 @@ class Events:
             return self
         return self.take(np.lexsort(keys[::-1]))  # stable, so that the source's order decides what is left
 
+    @property
+    def named(self) -> dict[str, Column]:
+        """All columns by the names that they have in files: `args.` before those of `args`."""
+        return self.columns | {_ARGS + name: column for name, column in self.args.items()}
+
+    @classmethod
+    def from_named(cls, columns: Mapping[str, Column], count: int) -> Events:
+        """Return the table of so many rows whose columns `named` gave; those that are left out have no values."""
+        core = {name: columns[name] if name in columns else empty(count) for name, empty in _EMPTY.items()}
+        args = {name.removeprefix(_ARGS): column for name, column in columns.items() if name not in _EMPTY}
+        return cls(**core, args=args)  # type: ignore[arg-type]
+
     def to_arrow(self) -> pa.Table:
         """Return the table as Arrow has it: dictionaries for text, nulls for no value, `args.` before their names."""
-        named = self.columns | {_ARGS + name: column for name, column in self.args.items()}
-        return pa.table({name: _to_arrow(column) for name, column in named.items()})
+        return pa.table({name: arrow_of(column) for name, column in self.named.items()})
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> Events:
         """Return the table that `to_arrow` gave, or some rows and columns of it."""
-        columns = {name: _from_arrow(table.column(name)) for name in table.column_names}
-        core = {name: columns.pop(name) if name in columns else _EMPTY[name](len(table)) for name in _EMPTY}
-        args = {name.removeprefix(_ARGS): column for name, column in columns.items()}
-        return cls(**core, args=args)  # type: ignore[arg-type]
+        return cls.from_named({name: column_of(table.column(name)) for name in table.column_names}, len(table))
 
 
 # How each column looks in which no row has a value, in the order of the columns.
@@ -214,111 +202,6 @@ def _is_sorted(keys: Sequence[NDArray[Any]]) -> bool:
     return True
 
 
-def _take(column: Column, rows: NDArray[Any]) -> Column:
+def take(column: Column, rows: NDArray[Any]) -> Column:
+    """Return some rows of a column: indices, or a mask."""
     return column.take(rows) if isinstance(column, Texts) else rows_of(column, rows)
-
-
-def _to_arrow(column: Column) -> pa.Array:
-    # Not `pa.array`, which imports pandas if there is one, and that takes 0.3 s.
-    if isinstance(column, Texts):
-        codes = _from_buffers(pa.int32(), column.codes, column.codes < 0)
-        return pa.DictionaryArray.from_arrays(codes, _strings(column.values))
-    return _from_buffers(pa.int64(), column, column == NONE)
-
-
-def _strings(texts: Sequence[str]) -> pa.Array:
-    encoded = [text.encode(errors="replace") for text in texts]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.large_string(), len(texts), buffers)
-
-
-def _from_buffers(kind: pa.DataType, values: NDArray[Any], missing: NDArray[np.bool_]) -> pa.Array:
-    valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(np.ascontiguousarray(values))])
-
-
-def _from_arrow(column: pa.ChunkedArray) -> Column:
-    # Not `to_numpy`, for the same reason.
-    if pa.types.is_integer(column.type):
-        return np.concatenate([_with_missing(part, np.int64, NONE) for part in column.chunks] or [nothing(0)])
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    parts = [Texts(_with_missing(part.indices, np.int32, -1), part.dictionary.to_pylist()) for part in column.chunks]
-    return parts[0] if len(parts) == 1 else Texts.concat(parts)
-
-
-def _with_missing(array: pa.Array, kind: type[np.integer[Any]], missing: int) -> NDArray[Any]:
-    rows = slice(array.offset, array.offset + len(array))
-    valid, data = array.buffers()
-    values = np.frombuffer(data, kind)[rows]
-    if not array.null_count:
-        return values
-    is_valid = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[rows]
-    return np.where(is_valid, values, kind(missing))
-
-
-def write_events(events: Events, metadata: Mapping[str, Any]) -> bytes:
-    """Return the table as a Parquet file, small rather than common: delta encoding, dictionaries, zstd.
-
-    It leaves out columns without values, and `parent`, which follows from the times and would be a sixth of the file.
-
-    Args:
-        events: The table.
-        metadata: What belongs to the profile as a whole, JSON values.
-    """
-    table = events.to_arrow().drop_columns(["parent"])
-    given = [name for name in table.column_names if name in _ALWAYS or table[name].null_count < len(table)]
-    numbers = [name for name in given if pa.types.is_integer(table[name].type)]
-    # Durations scatter, so that their high bytes compress and their differences do not.
-    encodings = dict.fromkeys(numbers, "DELTA_BINARY_PACKED") | {"duration_ns": "BYTE_STREAM_SPLIT"}
-    file = BytesIO()
-    with pq.ParquetWriter(
-        file,
-        table.select(given).schema,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=[name for name in given if name not in encodings],
-        column_encoding=encodings,
-        # More of these would be most of a small profile's file.
-        write_statistics=["start_ns", "duration_ns"],
-        store_schema=False,
-    ) as writer:
-        writer.write_table(table.select(given), row_group_size=_ROWS_A_GROUP)
-        writer.add_key_value_metadata({_SAID: _packed({"format": FORMAT, **metadata})})
-    return file.getvalue()
-
-
-def _packed(said: Mapping[str, Any]) -> bytes:
-    # A header lists all devices of a machine, and Parquet compresses no metadata.
-    return b64encode(zlib.compress(msgspec.json.encode(said)))
-
-
-def open_events(source: bytes | str | PathLike[str]) -> pq.ParquetFile:
-    """Open the file that `write_events` wrote, for its parts to be read."""
-    with pq.ParquetFile(_input(source)) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-    texts = [column.name for column in schema if not pa.types.is_integer(column.type)]
-    return pq.ParquetFile(_input(source), metadata=metadata, read_dictionary=texts)
-
-
-def _input(source: bytes | str | PathLike[str]) -> Any:
-    return pa.BufferReader(source) if isinstance(source, bytes) else source
-
-
-def metadata_of(source: bytes | str | PathLike[str]) -> dict[str, Any]:
-    """Return what a file that `write_events` wrote says of the profile as a whole."""
-    with open_events(source) as file:
-        return _said_in(file)
-
-
-def _said_in(file: pq.ParquetFile) -> dict[str, Any]:
-    said: dict[str, Any] = msgspec.json.decode(zlib.decompress(b64decode(file.metadata.metadata[_SAID.encode()])))
-    return said
-
-
-def read_events(source: bytes | str | PathLike[str]) -> tuple[Events, dict[str, Any]]:
-    """Return the table and the metadata that `write_events` wrote, from the bytes or the path of the file."""
-    with open_events(source) as file:
-        events, said = Events.from_arrow(file.read()), _said_in(file)
-    return events.replace(parent=events.nest().parent), said

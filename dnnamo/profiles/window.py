@@ -1,19 +1,16 @@
 """The events of a stretch of time, read without the rest of the profile, at a resolution that a screen can show."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from os import PathLike
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts, nothing, open_events
+from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts, nothing
+from dnnamo.profiles.file import Source, read_overlapping
 
-__all__ = ["begin_ns", "summarised", "window"]
+__all__ = ["summarised", "window"]
 
-Source = bytes | str | PathLike[str]
 Rows = NDArray[np.intp]
 
 _LINKS = ("parent", "launcher", "forward")
@@ -22,18 +19,11 @@ _LINKS = ("parent", "launcher", "forward")
 _SHARED = ("name", "category", "phase", "process", "thread", "start_ns", "duration_ns", "device", "stream")
 
 
-def begin_ns(source: Source) -> int:
-    """Return when the first event started, on the profiler's clock; 0 for no events. It reads the file's end alone."""
-    with open_events(source) as parquet:
-        starts = [bounds[0] for group in _groups(parquet) if (bounds := _bounds(parquet, group, "start_ns"))]
-    return min(starts, default=0)
-
-
 def window(source: Source, *, start_ns: int | None = None, end_ns: int | None = None, resolution_ns: int = 0) -> Events:
     """Return the events that overlap a stretch of time.
 
-    Only those parts of the file are read whose statistics say that they may hold some. Links between rows lead to rows
-    of the answer; those that lead out of it are left out.
+    Only those parts of the file are read that may hold some. Links between rows lead to rows of the answer; those
+    that lead out of it are left out.
 
     Args:
         source: Bytes or path of a file that `write_events` wrote.
@@ -42,45 +32,11 @@ def window(source: Source, *, start_ns: int | None = None, end_ns: int | None = 
         resolution_ns: Events shorter than this are merged, see `summarised`; 0 merges none.
     """
     begin, end = -(2**63) if start_ns is None else start_ns, 2**63 - 1 if end_ns is None else end_ns
-    with open_events(source) as parquet:
-        wanted = [group for group in _groups(parquet) if _may_overlap(parquet, group, begin, end)]
-        events, numbers = Events.from_arrow(parquet.read_row_groups(wanted)), _row_numbers(parquet, wanted)
-        count = parquet.metadata.num_rows
-    inside = np.flatnonzero(_overlaps(events, begin, end))
-    if len(inside) < count:
-        events = _relinked(events.take(inside), numbers[inside])
+    part = read_overlapping(source, begin, end)
+    events = part.events if len(part.events) == part.whole else _relinked(part.events, part.rows)
     # The parent is not stored, and what is around an event is in its window too.
     found = events.replace(parent=events.nest().parent)
     return summarised(found, resolution_ns) if resolution_ns > 0 else found
-
-
-def _groups(parquet: pq.ParquetFile) -> range:
-    return range(parquet.num_row_groups)
-
-
-def _row_numbers(parquet: pq.ParquetFile, wanted: Sequence[int]) -> Ints:
-    """Return the numbers in the whole table of the rows of some row groups."""
-    first = np.cumsum([0, *(parquet.metadata.row_group(group).num_rows for group in _groups(parquet))])
-    return np.concatenate([np.arange(0), *(np.arange(first[group], first[group + 1]) for group in wanted)])
-
-
-def _bounds(parquet: pq.ParquetFile, group: int, column: str) -> tuple[int, int] | None:
-    """Return the least and the greatest value that a row group has in a column, None if the file does not say."""
-    statistics = parquet.metadata.row_group(group).column(parquet.schema.names.index(column)).statistics
-    return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
-
-
-def _may_overlap(parquet: pq.ParquetFile, group: int, begin: int, end: int) -> bool:
-    starts, durations = _bounds(parquet, group, "start_ns"), _bounds(parquet, group, "duration_ns")
-    if starts is None or durations is None:
-        return True
-    return starts[0] < end and starts[1] + durations[1] >= begin
-
-
-def _overlaps(events: Events, begin: int, end: int) -> NDArray[np.bool_]:
-    is_moment = events.duration_ns <= 0
-    has_begun = events.start_ns < end
-    return has_begun & np.where(is_moment, events.start_ns >= begin, events.end_ns > begin)
 
 
 def _relinked(events: Events, numbers: Ints) -> Events:

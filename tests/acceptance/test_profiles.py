@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnamo.profiles.events import metadata_of
+from dnnamo.profiles.file import metadata_of
 from dnnamo.profiles.window import window
 from dnnamo.records import EVENTS_NAME
 from tests.acceptance.place import Place

@@ -9,7 +9,7 @@ from dnnamo.profiles.events import NONE, Column, Events, Texts
 from dnnamo.profiles.recording import Recording
 from dnnamo.records import Profile
 
-TEXTS = ("name", "category", "phase", "process", "thread", "shapes", "dtypes", "layer")
+TEXTS = ("name", "category", "phase", "process", "thread", "shapes", "dtypes", "layer", "note")
 
 
 def row(
@@ -57,6 +57,14 @@ def table(*rows: dict[str, Any]) -> Events:
 
 def recording(*rows: dict[str, Any], **facts: Any) -> Recording:
     return Recording(source="test", events=table(*rows), **facts)
+
+
+def same(a: Events, b: Events) -> bool:
+    lists = [
+        {name: column.to_list() if isinstance(column, Texts) else column.tolist() for name, column in columns.items()}
+        for columns in (a.columns | a.args, b.columns | b.args)
+    ]
+    return lists[0] == lists[1] and list(a.args) == list(b.args)
 
 
 def profile(*rows: dict[str, Any], **facts: Any) -> Profile:

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from dnnamo.profiles.build import events_file, profile_of
-from dnnamo.profiles.events import read_events
+from dnnamo.profiles.file import read_events
 from dnnamo.records import Overhead, ProfiledStep
 from tests.profiles.rows import kernel, launch, memory, profile, recording, row, step
 
@@ -138,7 +138,7 @@ def test_the_stored_events_give_the_same_profile():
 
     assert events.launcher.tolist() == linked.launcher.tolist()
     assert events.parent.tolist() == linked.parent.tolist()
-    assert metadata == {"format": 1, "source": "test", "base_ns": 17, "header": {"distributedInfo": {"rank": 3}}}
+    assert metadata == {"source": "test", "base_ns": 17, "header": {"distributedInfo": {"rank": 3}}}
     assert found.events == len(events)
 
 

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from dnnamo.profiles import events as events_module
-from dnnamo.profiles.events import NONE, Events, write_events
+from dnnamo.profiles import file as file_module
+from dnnamo.profiles.events import NONE, Events
+from dnnamo.profiles.file import begin_ns, write_events
 from dnnamo.profiles.links import link
-from dnnamo.profiles.window import begin_ns, summarised, window
+from dnnamo.profiles.window import summarised, window
 from tests.profiles.rows import kernel, row, table
 
 ROWS = [
@@ -21,7 +22,7 @@ ROWS = [
 @pytest.fixture(params=[1, 3, 1 << 16])
 def file(request, monkeypatch) -> bytes:
     """The rows as a file, in row groups of several sizes."""
-    monkeypatch.setattr(events_module, "_ROWS_A_GROUP", request.param)
+    monkeypatch.setattr(file_module, "_ROWS_A_GROUP", request.param)
     return write_events(link(table(*ROWS)), {})
 
 
@@ -66,7 +67,7 @@ def test_links_lead_to_rows_of_the_window(file):
 
 
 def test_only_row_groups_are_read_that_may_hold_some(monkeypatch):
-    monkeypatch.setattr(events_module, "_ROWS_A_GROUP", 10)
+    monkeypatch.setattr(file_module, "_ROWS_A_GROUP", 10)
     file = write_events(table(*[row("op", start, start + 5) for start in range(0, 10_000, 10)]), {})
     read = []
     monkeypatch.setattr(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dnnamo.profiles.events import read_events
+from dnnamo.profiles.file import read_events
 from dnnamo.records import EVENTS_NAME, METHODS, Artifact, Evidence, JobSpec
 from dnnamo.runner import execute as module
 from dnnamo.runner.execute import execute

@@ -65,7 +65,8 @@ def test_what_makes_a_profile_is_imported_with_a_framework_and_works_in_copies_o
         if os.fork() == 0:
             import numpy as np
             from dnnamo.profiles.build import events_file, profile_of
-            from dnnamo.profiles.events import Events, Texts, read_events
+            from dnnamo.profiles.events import Events, Texts
+            from dnnamo.profiles.file import read_events
             from dnnamo.profiles.readers import read
             from dnnamo.profiles.recording import Recording
             names = Texts.of(["a", "b"])

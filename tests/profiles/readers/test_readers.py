@@ -14,7 +14,8 @@ import pytest
 
 from dnnamo.errors import UsageError
 from dnnamo.profiles import readers
-from dnnamo.profiles.events import Events, Ints, Texts, read_events, write_events
+from dnnamo.profiles.events import Events, Ints, Texts
+from dnnamo.profiles.file import read_events, write_events
 from dnnamo.profiles.readers import Reader, _loaded, read
 from dnnamo.profiles.recording import Recording
 from tests.profiles.readers.test_memory_snapshot import HISTORY, snapshot
