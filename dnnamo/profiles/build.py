@@ -1,7 +1,6 @@
 """From a recording to the profile that is stored: link the events, add them up, judge them."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -39,10 +38,8 @@ def stored_form(
     """
     nesting = recording.events.nest()
     events = link(recording.events, nesting)
-    with ThreadPoolExecutor(1) as thread:  # Arrow writes without Python's lock, while the tables are made
-        file = thread.submit(events_file, recording, events, nesting)
-        profile = _profile(recording, events, nesting, overhead=overhead, counted=counted, evidence=evidence)
-    return profile, file.result()
+    profile = _profile(recording, events, nesting, overhead=overhead, counted=counted, evidence=evidence)
+    return profile, events_file(recording, events, nesting)
 
 
 def profile_of(
