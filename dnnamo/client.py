@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import msgspec
 
 from dnnamo.errors import UsageError
-from dnnamo.records import EVENTS_NAME, Artifact, Capture, Device, JobSpec, Method, Outcome, State, Task
+from dnnamo.records import (
+    EVENTS_NAME,
+    Artifact,
+    Capture,
+    CompileMode,
+    Device,
+    JobSpec,
+    Method,
+    Outcome,
+    Precision,
+    Setup,
+    State,
+    Task,
+)
 from dnnamo.sizes import parse_size
 from dnnamo.stored import JobHandle, StoredProfile
 
@@ -149,6 +162,12 @@ def submit(
     repeats: int = 0,
     capture: Sequence[Capture] = (),
     paired: bool = True,
+    precision: Precision | None = None,
+    compile: CompileMode | None = None,  # noqa: A002
+    jit_compile: bool = False,
+    channels_last: bool = False,
+    accumulate: int = 1,
+    seed: int | None = None,
     tags: Sequence[str] = (),
     key: str | None = None,
 ) -> JobHandle:
@@ -172,6 +191,13 @@ def submit(
         repeats: How often a measurement that was disturbed is made again, at most.
         capture: What a profile records besides: `shapes`, `memory`, `stacks`, `flops`.
         paired: Whether a profile also times unprofiled steps, before and after.
+        precision: Number type of weights, inputs and computation (`float32`, `bfloat16`, `float16`), or of the
+            operations that bear it (`mixed_bfloat16`, `mixed_float16`); by default as the model is.
+        compile: Mode of `torch.compile`; by default not compiled.
+        jit_compile: Whether TensorFlow compiles the step with XLA.
+        channels_last: Whether images are laid out with their channels innermost.
+        accumulate: Minibatches of a training step, which ends with one update by the mean of their gradients.
+        seed: What random numbers begin with, for the same losses again; by default left to chance.
         tags: Words to find the job by.
         key: Makes a submit that is repeated with the same key the same job.
 
@@ -199,6 +225,8 @@ def submit(
         repeats=repeats,
         capture=_words("capture", capture),
         paired=paired,
+        setup=_setup(precision, compile, jit_compile=jit_compile, channels_last=channels_last, accumulate=accumulate),
+        seed=seed,
         tags=_words("tags", tags),
         weights=None if content is None else sha256(content).hexdigest(),
     )
@@ -240,6 +268,12 @@ def _spec(**fields: Any) -> JobSpec:
         if isinstance(error.__cause__, UsageError):
             raise error.__cause__ from None
         raise UsageError(f"A job cannot be made of that: {error}.") from error
+
+
+def _setup(precision: Precision | None, mode: CompileMode | None, **others: bool | int) -> dict[str, Any]:
+    """Return the fields of a `Setup`; those with few values are checked here, so that an error says what there is."""
+    Setup(precision=precision, compile=mode)
+    return {"precision": precision, "compile": mode, **others}
 
 
 def _read_weights(path: Path) -> bytes:

@@ -30,7 +30,9 @@ class Model:
     """A user's network behind the wrapped-model interface; override what it can do.
 
     A model may also have `count_flops(mode)`, which does one step, `mode` being "inference" or "training", and returns
-    a list of `dnnamo.profiles.flops.CountedOperation`; a profile with the option `flops` calls it.
+    a list of `dnnamo.profiles.flops.CountedOperation`; a profile with the option `flops` calls it. And it may have
+    `configure(setup)`, which has it compute as a `dnnamo.records.Setup` says from then on. A job that asks for any of
+    that calls it before all other methods; it raises `Unsupported` for what the model cannot do.
 
     Class attributes:
         marks_steps: True if `run_*` and `profile_*` put each step inside `with dnnamo.step():`, so that one call does

@@ -18,6 +18,7 @@ __all__ = [
     "EVENTS_NAME",
     "LOG_NAME",
     "METHODS",
+    "SEEDED_WARMUP",
     "TASKS",
     "Artifact",
     "Attempt",
@@ -26,6 +27,7 @@ __all__ = [
     "Capture",
     "Cause",
     "Claim",
+    "CompileMode",
     "Device",
     "DeviceTime",
     "Environment",
@@ -39,6 +41,7 @@ __all__ = [
     "Operation",
     "Outcome",
     "Overhead",
+    "Precision",
     "Predictions",
     "Profile",
     "ProfiledStep",
@@ -46,6 +49,7 @@ __all__ = [
     "Quality",
     "Record",
     "Result",
+    "Setup",
     "State",
     "Steps",
     "Task",
@@ -74,6 +78,8 @@ Verdict = Literal["clean", "tainted"]
 Quality = Literal["ok", "degraded", "bad"]
 Grain = Literal["name", "shape", "layer", "kernel"]
 Capture = Literal["shapes", "memory", "stacks", "flops"]
+Precision = Literal["float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Device = Literal["cpu", "gpu"]
 Method = Literal[
     "get_inference_graph",
@@ -94,6 +100,9 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 
 EVENTS_NAME = "events.parquet"
 """Name of the artifact that holds a profile's event table, as `dnnamo.profiles.events` writes it."""
+
+SEEDED_WARMUP = 5
+"""Warm-up steps of a job that has a seed and does not say how many."""
 
 LOG_NAME = "log.txt"
 """Name of the artifact that holds what an attempt wrote to standard output and error."""
@@ -121,6 +130,53 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(data, type=cls)
 
 
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    # `not >=` rather than `<`, so that nan is refused too.
+    if value is not None and not value >= least:
+        raise UsageError(f"{name} is {value}; it must be at least {least}.")
+
+
+class Setup(Record, frozen=True, kw_only=True):
+    """How a model computes, where that is not as its loader made it; a model takes it by its method `configure`.
+
+    Attributes:
+        precision: Number type of weights, inputs and computation (`float32`, `bfloat16`, `float16`), or of the
+            operations that bear it, with weights in float32 (`mixed_bfloat16`, `mixed_float16`); None leaves all as it
+            is.
+        compile: Mode of `torch.compile`; None does not compile.
+        jit_compile: Whether TensorFlow compiles the step with XLA.
+        channels_last: Whether images are laid out with their channels innermost.
+        accumulate: Minibatches of a training step, which ends with one update by the mean of their gradients.
+
+    Raises:
+        UsageError: If a value is none of those that there are.
+    """
+
+    precision: Precision | None = None
+    compile: CompileMode | None = None
+    jit_compile: bool = False
+    channels_last: bool = False
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision is not None:
+            _one_of("precision", self.precision, get_args(Precision))
+        if self.compile is not None:
+            _one_of("compile", self.compile, get_args(CompileMode))
+        _at_least("accumulate", self.accumulate, 1)
+
+    @property
+    def asked(self) -> dict[str, str | int]:
+        """What differs from the default, by name."""
+        defaults = zip(self.__struct_fields__, self.__struct_defaults__, strict=True)
+        return {name: getattr(self, name) for name, default in defaults if getattr(self, name) != default}
+
+
 class JobSpec(Record, frozen=True, kw_only=True):
     """Everything that decides what a job does.
 
@@ -144,6 +200,8 @@ class JobSpec(Record, frozen=True, kw_only=True):
         tags: Words to find the job by, in alphabetical order.
         capture: What a profile records beside the operations, each of which slows the profiled steps down.
         paired: Whether a profile also times unprofiled steps, before and after.
+        setup: How the model computes, where that is not as its loader made it.
+        seed: What the random numbers of Python, NumPy and the frameworks begin with; None leaves them to chance.
 
     Raises:
         UsageError: If a value is out of its range; the message names the value and the range.
@@ -167,6 +225,21 @@ class JobSpec(Record, frozen=True, kw_only=True):
     tags: list[str] = []
     capture: list[Capture] = []
     paired: bool = True
+    setup: Setup = Setup()
+    seed: int | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the counted steps are training steps."""
+        return self.method.endswith("_training") and not self.method.startswith("get_")
+
+    @property
+    def fixed_warmup(self) -> int | None:
+        """Warm-up steps before the counted ones, None for as many as the step time takes to become steady.
+
+        With a seed it is a number: otherwise the machine would decide from which weights and data the counted steps go.
+        """
+        return SEEDED_WARMUP if self.warmup is None and self.seed is not None else self.warmup
 
     @property
     def gives_profile(self) -> bool:
@@ -192,17 +265,23 @@ class JobSpec(Record, frozen=True, kw_only=True):
             raise UsageError("A tag is empty; a tag is a word to find the job by.")
         if self.method == "set_weights" and self.weights is None:
             raise UsageError("set_weights needs weights to set; none were given.")
+        self._check_seed()
+        if self.setup.accumulate > 1 and not self.trains:
+            raise UsageError(
+                f"accumulate is {self.setup.accumulate}, and {self.method} does no training step; leave it out, or run "
+                "or profile training."
+            )
 
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
-
-
-def _at_least(name: str, value: float | None, least: float) -> None:
-    # `not >=` rather than `<`, so that nan is refused too.
-    if value is not None and not value >= least:
-        raise UsageError(f"{name} is {value}; it must be at least {least}.")
+    def _check_seed(self) -> None:
+        if self.seed is None:
+            return
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}; it must be at least 0 and less than 2**32.")
+        if self.repeats and self.trains:
+            raise UsageError(
+                f"repeats is {self.repeats} with a seed: a measurement that is made again goes on from the weights of "
+                "then, so the machine would decide which losses are kept. Leave out one of the two."
+            )
 
 
 class Warmup(Record, frozen=True, kw_only=True):

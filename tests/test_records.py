@@ -26,6 +26,7 @@ from dnnamo.records import (
     ProfiledStep,
     Progress,
     Result,
+    Setup,
     Steps,
     Warmup,
     Worker,
@@ -126,6 +127,12 @@ JOB = Job(
 )
 RECORDS = [
     SPEC,
+    JobSpec(
+        model="m",
+        method="run_training",
+        seed=3,
+        setup=Setup(precision="mixed_float16", compile="default", jit_compile=True, channels_last=True, accumulate=4),
+    ),
     ENVIRONMENT,
     PROFILE,
     RESULT,
@@ -190,6 +197,10 @@ def test_params_keep_their_json_types():
         ({"repeats": -1}, ["repeats is -1", "at least 0"]),
         ({"python": "bin/python"}, ["python is 'bin/python'", "absolute path"]),
         ({"tags": ["a", ""]}, ["A tag is empty"]),
+        ({"seed": -1}, ["seed is -1", "at least 0"]),
+        ({"seed": 2**32}, ["seed is 4294967296", "less than 2**32"]),
+        ({"seed": 1, "repeats": 2, "method": "run_training"}, ["repeats is 2 with a seed", "goes on from the weights"]),
+        ({"setup": Setup(accumulate=2)}, ["accumulate is 2", "run_inference does no training step"]),
     ],
 )
 def test_a_spec_out_of_range_names_the_value_and_the_range(values, says):
@@ -206,6 +217,8 @@ def test_a_spec_out_of_range_names_the_value_and_the_range(values, says):
         {"priority": 2**31 - 1},
         {"priority": -(2**31)},
         {"method": "set_weights", "weights": "ab"},
+        {"seed": 0, "repeats": 2},
+        {"seed": 2**32 - 1, "method": "profile_training", "setup": Setup(accumulate=2)},
         *({"method": method} for method in METHODS if method != "set_weights"),
     ],
 )
@@ -213,6 +226,33 @@ def test_a_spec_at_the_edge_of_its_range_is_taken(values):
     spec = JobSpec(**{"model": "demo:mlp", "method": "run_inference"} | values)
 
     assert {name: getattr(spec, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"precision": "int8"}, ["precision is 'int8'", "mixed_float16"]),
+        ({"compile": "fast"}, ["compile is 'fast'", "max-autotune"]),
+        ({"accumulate": 0}, ["accumulate is 0", "at least 1"]),
+    ],
+)
+def test_a_setup_out_of_range_names_the_value_and_what_there_is(values, says):
+    with pytest.raises(UsageError) as caught:
+        Setup(**values)
+
+    assert [part for part in says if part not in str(caught.value)] == []
+
+
+def test_a_setup_tells_what_differs_from_the_default():
+    assert Setup().asked == {}
+    assert Setup(compile="default", accumulate=2).asked == {"compile": "default", "accumulate": 2}
+
+
+@pytest.mark.parametrize(
+    ("warmup", "seed", "fixed"), [(None, None, None), (None, 0, 5), (0, 0, 0), (7, None, 7), (7, 3, 7)]
+)
+def test_with_a_seed_the_number_of_warm_up_steps_is_no_matter_of_time(warmup, seed, fixed):
+    assert JobSpec(model="m", method="run_inference", warmup=warmup, seed=seed).fixed_warmup == fixed
 
 
 def test_a_spec_that_comes_over_a_wire_is_checked_too():

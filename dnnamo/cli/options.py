@@ -15,11 +15,16 @@ from dnnamo.errors import UsageError
 __all__ = ["Options", "ProfileOptions", "with_options"]
 
 _LIMITS = "Limits of an attempt, by default the worker's"
+_SETUP = "How the model computes, by default as its loader made it"
 _PROFILE = "What a profile holds besides operations, at a cost"
 
 
 def _limit(help: str, metavar: str = "SIZE") -> Any:  # noqa: A002
     return typer.Option(help=help, metavar=metavar, rich_help_panel=_LIMITS)
+
+
+def _set_up(help: str, flag: str, **more: Any) -> Any:  # noqa: A002
+    return typer.Option(flag, help=help, rich_help_panel=_SETUP, **more)
 
 
 def _recorded(help: str, flag: str) -> Any:  # noqa: A002
@@ -50,6 +55,18 @@ class Options:
     repeat: Annotated[int, typer.Option(metavar="N", help="Measure again, at most N times, what was disturbed.")] = 0
     priority: Annotated[int, typer.Option(help="The greater starts first.")] = 0
     tag: Annotated[list[str] | None, typer.Option(metavar="WORD", help="To find the job by; repeatable.")] = None
+    seed: Annotated[int | None, typer.Option(help="What random numbers begin with, for the same losses again.")] = None
+    precision: Annotated[
+        records.Precision | None, _set_up("Number type; mixed: of the operations that bear it.", "--precision")
+    ] = None
+    compile: Annotated[
+        records.CompileMode | None, _set_up("Compile it with torch.compile, in a mode such as default.", "--compile")
+    ] = None
+    jit_compile: Annotated[bool, _set_up("Compile it with XLA (TensorFlow).", "--jit-compile")] = False
+    channels_last: Annotated[bool, _set_up("Lay images out channels innermost.", "--channels-last")] = False
+    accumulate: Annotated[
+        int, _set_up("Minibatches of a training step, with one update.", "--accumulate", metavar="N")
+    ] = 1
     timeout: Annotated[float | None, _limit("Wall time.", metavar="SECONDS")] = None
     memory: Annotated[str | None, _limit("Memory of its processes together, as in 2GiB.")] = None
     output_limit: Annotated[str | None, _limit("What it may print, as in 10MiB.")] = None
@@ -70,6 +87,8 @@ class Options:
             "weights": self.weights,
             "python": self.python,
             "repeats": self.repeat,
+            "seed": self.seed,
+            **{name: getattr(self, name) for name in records.Setup.__struct_fields__},
             "priority": self.priority,
             "tags": self.tag or [],
             "timeout_s": self.timeout,

@@ -120,7 +120,7 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     """Return all that `show` says of a job, as pairs of a heading and a line."""
     record = job.record
     spec = record.spec
-    given = {"steps": spec.n_steps, "threads": spec.threads, "priority": spec.priority or None}
+    given = {"steps": spec.n_steps, "threads": spec.threads, "seed": spec.seed, "priority": spec.priority or None}
     said = [(f"job {job.id}", f"{record.state}{f' ({record.cause})' if record.cause else ''}")]
     if record.message:
         said.append(("message", record.message))
@@ -130,6 +130,8 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     if spec.method != "import_trace":
         shown = [f"{name} {it}" for name, it in given.items() if it is not None]
         said.append(("queue", " · ".join([spec.device, *shown])))
+    if spec.setup.asked:
+        said.append(("setup", _setup(spec)))
     said += _asked(spec)
     said.append(("created", f"{record.created:%Y-%m-%d %H:%M:%S} UTC, {age(record.created)} ago"))
     said += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in record.attempts]
@@ -138,6 +140,10 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     said += lines(job)
     said += [("file", f"{artifact.name}, {artifact.size:,} bytes") for artifact in job.artifacts]
     return said
+
+
+def _setup(spec: JobSpec) -> str:
+    return " · ".join(name if value is True else f"{name} {value}" for name, value in spec.setup.asked.items())
 
 
 def _asked(spec: JobSpec) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from dnnamo.errors import ModelError
 from dnnamo.plugins import installed
 from dnnamo.records import Device
 
-__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "plugin_module", "render_graph"]
+__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "known", "plugin_module", "render_graph"]
 
 _BUILT_IN = {"torch": "dnnamo.frameworks.pytorch", "tensorflow": "dnnamo.frameworks.tensorflow"}
 
@@ -53,6 +53,9 @@ class Framework(Protocol):
         It may have been imported before the environment said so. One that reads it later has nothing to do.
         """
 
+    def seed(self, number: int) -> None:
+        """Have the framework's random numbers begin with a seed, 0 to 2**32 - 1, on every device."""
+
     def check_device(self, device: Device) -> None:
         """Raise `Unsupported` if the framework cannot compute on such a device here."""
 
@@ -60,18 +63,19 @@ class Framework(Protocol):
         """Return name and content of the file that keeps a native graph; None if it is not this framework's."""
 
 
-def _known() -> dict[str, str]:
+def known() -> dict[str, str]:
+    """Return the module with each framework's plug-in functions, by the package that marks it as in use."""
     return {**_BUILT_IN, **installed("dnnamo.frameworks")}
 
 
 def plugin_module(package: str) -> str:
     """Return the name of the module with a framework's plug-in functions."""
-    return _known()[package]
+    return known()[package]
 
 
 def in_use() -> Iterator[Framework]:
     """Yield each framework that this process has imported."""
-    for package, module in _known().items():
+    for package, module in known().items():
         if package in sys.modules:
             yield cast("Framework", import_module(module))
 

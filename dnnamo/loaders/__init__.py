@@ -17,7 +17,7 @@ from dnnamo.loaders.files import from_file, from_module
 from dnnamo.model import capabilities
 from dnnamo.plugins import installed
 
-__all__ = ["load", "locate"]
+__all__ = ["find_loader", "load", "locate"]
 
 _BUILT_IN = {"demo": "dnnamo.loaders.demos"}
 
@@ -48,7 +48,12 @@ def locate(reference: str) -> str:
 
 
 def load(reference: str, params: Mapping[str, Any], *, roots: Sequence[str] = ()) -> Any:
-    """Load the model that a reference names.
+    """Load the model that a reference names; arguments and errors are those of `find_loader`."""
+    return find_loader(reference, params, roots=roots)()
+
+
+def find_loader(reference: str, params: Mapping[str, Any], *, roots: Sequence[str] = ()) -> Callable[[], Any]:
+    """Import what a reference names, and return what makes the model.
 
     Args:
         reference: As `locate` returns it.
@@ -57,17 +62,21 @@ def load(reference: str, params: Mapping[str, Any], *, roots: Sequence[str] = ()
             may be used all the same.
 
     Returns:
-        An object that implements at least one method of the wrapped-model interface.
+        A function that returns an object that implements at least one method of the wrapped-model interface. It raises
+        `LoaderError` if the user's loader returns something else, and whatever that raises.
 
     Raises:
         ModelNotFound: If there is no such file, module or name.
         Unsupported: If it lies under none of the roots.
-        LoaderError: If the loader is missing, refuses the arguments, or returns something else.
-        Exception: Whatever the user's own code raises while it is imported or called.
+        LoaderError: If the loader is missing or refuses the arguments.
+        Exception: Whatever the user's own code raises while it is imported.
     """
     make = _maker(reference, roots)
     _check_arguments(make, params, reference)
-    model = make(**params)
+    return lambda: _checked(make(**params), reference)
+
+
+def _checked(model: Any, reference: str) -> Any:
     if isinstance(model, type) or not capabilities(model):
         raise LoaderError(
             f"The loader of {reference} returned {_kind(model)}, which implements no method of the wrapped-model "

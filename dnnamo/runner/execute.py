@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from dnnamo.errors import DnnamoError, ModelError, Unsupported, UsageError, WeightsError
 from dnnamo.frameworks import in_use, render_graph
-from dnnamo.loaders import load
+from dnnamo.loaders import find_loader
 from dnnamo.model import Capturing, capabilities, listen_for_losses
 from dnnamo.records import (
     EVENTS_NAME,
@@ -38,6 +38,7 @@ from dnnamo.runner.environment import describe
 from dnnamo.runner.evidence import Watch
 from dnnamo.runner.preload import preload_profiles
 from dnnamo.runner.progress import Counter
+from dnnamo.runner.seeds import seed_all, seeding
 from dnnamo.runner.wire import Request
 
 if TYPE_CHECKING:
@@ -107,10 +108,12 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
     spec = request.spec
     doing = "loader"
     try:
-        model = load(spec.model, spec.params, roots=request.roots)
+        model = _load(request)
         _set_threads(spec)
         _check_device(spec)
         _check_method(model, spec)
+        doing = "configure"
+        _configure(model, spec)
         if request.weights is not None:
             doing = "set_weights"
             model.set_weights(_load_weights(request.weights))
@@ -128,6 +131,33 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
         environment=describe(),
         artifacts=returned.artifacts,
     )
+
+
+def _load(request: Request) -> Any:
+    spec = request.spec
+    with seeding(spec.seed):
+        make = find_loader(spec.model, spec.params, roots=request.roots)
+        if spec.seed is not None:  # again, as imports may draw numbers, and those of a forked process were done before
+            seed_all(spec.seed)
+        return make()
+
+
+def _configure(model: Any, spec: JobSpec) -> None:
+    """Have the model compute as the job asks, if it does."""
+    asked = spec.setup.asked
+    if not asked:
+        return
+    options = ", ".join(f"{name}={value}" for name, value in asked.items())
+    configure = getattr(model, "configure", None)
+    if configure is None:
+        raise Unsupported(
+            f"The job asks for {options}, and the model {spec.model} has no method configure that could set it up so. "
+            "Leave that out, or have the model's loader see to it."
+        )
+    try:
+        configure(spec.setup)
+    except Unsupported as error:
+        raise Unsupported(f"The model {spec.model} cannot be set up with {options}: {error}") from error
 
 
 def _load_weights(path: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -211,7 +241,7 @@ def _at(error: BaseException) -> str:
 
 
 def _run_inference(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
+    warmup = measure.warm_up(model, spec.method, count=spec.fixed_warmup, on_step=returned.counter.warmed_up)
     predictions, durations = _measure(measure.run, model, spec, returned)
     steps = Steps(count=spec.n_steps, duration_ns=durations, warmup=warmup)
     kept = _keep_predictions(predictions, returned)
@@ -262,7 +292,7 @@ def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
 
 
 def _run_training(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
+    warmup = measure.warm_up(model, spec.method, count=spec.fixed_warmup, on_step=returned.counter.warmed_up)
     values, durations = _measure(measure.run, model, spec, returned)
     losses, scores = measure.losses_and_scores(values, phase="training")
     steps = Steps(count=spec.n_steps, duration_ns=durations, warmup=warmup)
@@ -271,7 +301,7 @@ def _run_training(model: Any, spec: JobSpec, returned: _Returned) -> None:
 
 def _profile(model: Any, spec: JobSpec, returned: _Returned) -> None:
     preload_profiles()
-    warmup = measure.warm_up(model, spec.method, count=spec.warmup, on_step=returned.counter.warmed_up)
+    warmup = measure.warm_up(model, spec.method, count=spec.fixed_warmup, on_step=returned.counter.warmed_up)
     with Capturing(spec.capture) as capturing:
         profiled = _measure(measure.paired_profile if spec.paired else measure.profile, model, spec, returned)
         counted = _count_flops(model, spec, capturing)

@@ -5,7 +5,7 @@ import pytest
 
 from dnnamo.cli.summary import age, counted, listed, standing, story
 from dnnamo.client import JobHandle
-from dnnamo.records import Environment, Evidence, Job, JobSpec, Progress, Result, Steps
+from dnnamo.records import Environment, Evidence, Job, JobSpec, Progress, Result, Setup, Steps
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -135,3 +135,11 @@ def test_quality_is_told_with_its_reasons(reasons, repeated, says):
     result = Result(steps=Steps(count=1, duration_ns=[10]), evidence=evidence)
 
     assert told(job(state="succeeded"), result)["quality"] == says
+
+
+def test_show_says_how_the_model_was_set_up_as_far_as_that_was_asked_for():
+    said = told(job(setup=Setup(precision="bfloat16", channels_last=True), seed=7))
+
+    assert said["setup"] == "precision bfloat16 · channels_last"
+    assert "seed 7" in said["queue"]
+    assert "setup" not in told(job())

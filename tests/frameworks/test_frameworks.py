@@ -80,5 +80,10 @@ def test_contract_facts_are_words_and_numbers(framework):
     assert any(name.endswith(".intraop") for name in framework.threads())
 
 
+def test_contract_a_seed_of_32_bits_is_taken(framework):
+    framework.seed(2**32 - 1)
+    framework.seed(0)
+
+
 def test_contract_every_framework_computes_on_a_cpu(framework):
     framework.check_device("cpu")

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dnnamo.profiles.file import read_events
-from dnnamo.records import EVENTS_NAME, METHODS, Artifact, Evidence, JobSpec
+from dnnamo.records import EVENTS_NAME, METHODS, Artifact, Evidence, JobSpec, Setup
 from dnnamo.runner import execute as module
 from dnnamo.runner.execute import execute
 from dnnamo.runner.progress import Counter
@@ -867,6 +867,67 @@ def test_a_model_that_is_not_there_is_a_user_error(carry_out, reference, says):
 
 def refuses(device):
     raise module.Unsupported(f"no {device} here")
+
+
+CONFIGURED = """
+class Given(Given):
+    def configure(self, setup):
+        if setup.jit_compile:
+            from dnnamo.errors import Unsupported
+            raise Unsupported("it has no XLA")
+        self.weights = {"bias": np.full(3, setup.accumulate + (setup.precision == "float16"))}
+"""
+
+
+def test_a_model_is_set_up_as_the_job_asks_and_before_its_weights_are_set(carry_out, scratch, weights_file):
+    setup = Setup(precision="float16")
+    assert carry_out("get_weights", CONFIGURED, setup=setup).state == "succeeded"
+    assert load_file(scratch / "weights.safetensors")["bias"].tolist() == [2, 2, 2]
+
+    carry_out("get_weights", CONFIGURED, setup=setup, weights=weights_file(bias=np.zeros(3)))
+    assert load_file(scratch / "weights.safetensors")["bias"].tolist() == [0, 0, 0]
+
+
+def test_a_model_is_not_set_up_where_nothing_is_asked_for(carry_out, scratch):
+    assert carry_out("get_weights", CONFIGURED).state == "succeeded"
+    assert load_file(scratch / "weights.safetensors")["bias"].tolist() == [0, 0, 0]
+
+
+def test_options_that_a_model_does_not_take_are_unsupported(carry_out):
+    outcome = carry_out("run_inference", setup=Setup(precision="float16", channels_last=True))
+
+    assert (outcome.state, outcome.cause) == ("failed", "unsupported")
+    assert "precision=float16, channels_last=True" in outcome.message
+    assert "given_model.py has no method configure" in outcome.message
+
+
+def test_an_option_that_a_model_cannot_do_is_unsupported_with_its_reason(carry_out):
+    outcome = carry_out("run_inference", CONFIGURED, setup=Setup(jit_compile=True))
+
+    assert outcome.cause == "unsupported"
+    assert "given_model.py cannot be set up with jit_compile=True: it has no XLA" in outcome.message
+
+
+RANDOM = """
+import random
+made = random.random()
+class Given(Given):
+    def __init__(self): self.given = [random.random() + np.random.random()]
+    def run_training(self, n_steps=1): return [made + random.random()] * n_steps
+    def get_weights(self, keys=None): return {"made": np.array([made]), "given": np.array(self.given)}
+"""
+
+
+def test_with_a_seed_a_model_is_made_and_trained_of_the_same_numbers(carry_out, scratch):
+    def numbers(seed):
+        carry_out("get_weights", RANDOM, seed=seed)
+        weights = load_file(scratch / "weights.safetensors")
+        outcome = carry_out("run_training", RANDOM, seed=seed, warmup=None)
+        assert outcome.result.steps.warmup.count == 5
+        return weights["made"][0], weights["given"][0], outcome.result.loss
+
+    assert numbers(1) == numbers(1)
+    assert all(one != two for one, two in zip(numbers(1), numbers(2), strict=True))
 
 
 def test_a_device_that_no_framework_in_use_has_is_unsupported(carry_out, monkeypatch):

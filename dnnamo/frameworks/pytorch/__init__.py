@@ -258,6 +258,11 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def seed(number: int) -> None:
+    """Seed PyTorch's generators, those of GPUs included."""
+    torch.manual_seed(number)
+
+
 def check_device(device: Device) -> None:
     """Raise `Unsupported` for a GPU job where PyTorch sees no GPU."""
     if device == "gpu" and not torch.cuda.is_available():

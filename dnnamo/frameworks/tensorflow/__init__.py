@@ -322,6 +322,11 @@ def set_threads(count: int) -> None:
     """Do nothing: TensorFlow makes its thread pools when it first computes, by TF_NUM_*_THREADS as they are then."""
 
 
+def seed(number: int) -> None:
+    """Seed TensorFlow's operations and Keras; Keras draws the seeds of its layers by Python's `random`."""
+    keras.utils.set_random_seed(number)
+
+
 def check_device(device: Device) -> None:
     """Raise `Unsupported` for a GPU job where TensorFlow sees no GPU."""
     if device == "gpu" and not tf.config.list_physical_devices("GPU"):

@@ -1,0 +1,90 @@
+import random
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import dnnamo.frameworks as frameworks
+from dnnamo.runner.seeds import seeding
+
+
+@pytest.fixture(autouse=True)
+def state():
+    """The generators of this process as they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
+
+
+@pytest.fixture
+def seeds(monkeypatch, tmp_path):
+    """The seeds that a framework was given; its package is a file that draws numbers while it is imported."""
+    given = []
+    plug_in = ModuleType("given_framework")
+    plug_in.seed = given.append
+    (tmp_path / "given_library.py").write_text("import random\nrandom.random()\n")
+    monkeypatch.setattr(frameworks, "_BUILT_IN", {"given_library": "given_framework"})
+    monkeypatch.setitem(sys.modules, "given_framework", plug_in)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield given
+    sys.modules.pop("given_library", None)
+
+
+def drawn() -> tuple[float, float]:
+    return random.random(), float(np.random.random())
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_others(seeds):
+    with seeding(1):
+        first = drawn()
+    with seeding(1):
+        assert drawn() == first
+    with seeding(2):
+        assert drawn() != first
+
+
+def test_without_a_seed_numbers_go_on(seeds):
+    random.seed(5)
+    expected = [random.random() for _ in range(2)]
+    random.seed(5)
+    random.random()
+    with seeding(None):
+        assert random.random() == expected[1]
+    assert seeds == []
+
+
+def test_a_framework_in_use_is_seeded(seeds):
+    import given_library  # noqa: F401
+
+    with seeding(3):
+        assert seeds == [3]
+
+
+def test_a_framework_that_is_imported_later_is_seeded_then_and_what_it_drew_is_undone(seeds):
+    with seeding(3):
+        first = drawn()
+    with seeding(3):
+        assert seeds == []
+        import given_library
+
+        assert seeds == [3]
+        assert drawn() == first
+    assert type(given_library.__loader__) is type(given_library.__spec__.loader) is type(pytest.__loader__)
+
+
+def test_after_the_block_an_import_seeds_nothing(seeds):
+    with seeding(3):
+        pass
+    import given_library  # noqa: F401
+
+    assert seeds == []
+
+
+def test_a_framework_that_fails_to_import_shows_its_error(seeds, tmp_path):
+    (tmp_path / "given_library.py").write_text("1 / 0")
+
+    with seeding(3), pytest.raises(ZeroDivisionError):
+        import given_library  # noqa: F401
+    assert seeds == []
