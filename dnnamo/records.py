@@ -7,11 +7,13 @@ durations are nanoseconds and say so in their names.
 import hashlib
 import statistics
 from datetime import datetime
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from dnnamo.errors import UsageError
+from dnnamo.frozen import Record
+from dnnamo.graphs.records import Graph
 
 __all__ = [
     "DEVICES",
@@ -106,28 +108,6 @@ SEEDED_WARMUP = 5
 
 LOG_NAME = "log.txt"
 """Name of the artifact that holds what an attempt wrote to standard output and error."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all records: frozen, keyword-only, JSON in both directions."""
-
-    def to_json(self) -> bytes:
-        """Return this record as UTF-8 JSON."""
-        return msgspec.json.encode(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return this record as JSON-compatible builtins."""
-        return cast("dict[str, Any]", msgspec.to_builtins(self))
-
-    @classmethod
-    def from_json(cls, data: bytes | str) -> Self:
-        """Return the record that `to_json` wrote; raises `msgspec.ValidationError` for anything else."""
-        return msgspec.json.decode(data, type=cls)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """Return the record that `to_dict` gave; raises `msgspec.ValidationError` for anything else."""
-        return msgspec.convert(data, type=cls)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -619,6 +599,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     message: str | None = None
     result: Result | None = None
     profile: Profile | None = None
+    graph: Graph | None = None
     environment: Environment | None = None
     artifacts: list[Artifact] = []
 

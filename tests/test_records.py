@@ -31,6 +31,7 @@ from dnnamo.records import (
     Warmup,
     Worker,
 )
+from tests.graphs.drawn import GRAPH
 
 SPEC = JobSpec(model="demo:mlp", method="run_inference", params={"a": 1, "b": [1.5, None, {"c": "é"}], "d": True})
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -106,6 +107,7 @@ OUTCOME = Outcome(
     message="a\nb",
     result=RESULT,
     profile=PROFILE,
+    graph=GRAPH,
     environment=ENVIRONMENT,
     artifacts=[ARTIFACT],
 )
@@ -135,6 +137,7 @@ RECORDS = [
     ),
     ENVIRONMENT,
     PROFILE,
+    GRAPH,
     RESULT,
     ARTIFACT,
     OUTCOME,

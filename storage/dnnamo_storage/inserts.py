@@ -1,11 +1,12 @@
 """Writes in the dialect of each database: inserts with a rule for rows that are there, and much at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Connection,
     FromClause,
     Integer,
@@ -16,10 +17,13 @@ from sqlalchemy import (
     Text,
     Update,
     bindparam,
+    case,
     cast,
     column,
     func,
+    insert,
     select,
+    true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
@@ -36,6 +40,7 @@ __all__ = [
     "insert_into",
     "insert_or_ignore",
     "insert_or_update",
+    "insert_rows",
 ]
 
 Insert = postgresql.Insert | sqlite.Insert
@@ -80,6 +85,25 @@ def elements(dialect: str, parameter: str = ELEMENTS) -> Subquery:
         return select(unpacked.render_derived()).subquery()
     rows = func.json_each(given).table_valued(column("key", Integer), column("value", JSON))
     return select(rows.c.key.label("position"), rows.c.value).subquery()
+
+
+def insert_rows(dialect: str, table: Table, names: Sequence[str]) -> Step:
+    """Return a step that inserts rows of the job from the JSON array, named like the table, of their values."""
+
+    def step(attempt: FromClause) -> PlainInsert:
+        row = elements(dialect, table.name)
+        values = [_value(row.c.value, number, table.c[name]) for number, name in enumerate(names)]
+        chosen = select(attempt.c.id, *values).join_from(attempt, row, true())
+        return insert(table).from_select(["job_id", *names], chosen)
+
+    return step
+
+
+def _value(row: ColumnElement[Any], number: int, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    text = row[(number,)].as_string()
+    if isinstance(column.type, Integer):
+        return cast(text, column.type)
+    return case((text.is_not(None), row[(number,)])) if isinstance(column.type, JSON) else text
 
 
 def execute_with(

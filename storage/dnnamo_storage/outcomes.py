@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, FromClause, Insert, Row, bindparam, insert, select
 
 from dnnamo.records import Cause, Claim, Environment, Outcome, Result, State
-from dnnamo_storage import artifacts, life, profiles
+from dnnamo_storage import artifacts, graphs, life, profiles
 from dnnamo_storage.columns import storable
 from dnnamo_storage.inserts import insert_or_ignore
 from dnnamo_storage.life import Writes
@@ -41,7 +41,13 @@ def _end(connection: Connection, claim: Claim, outcome: Outcome, state: State, f
     if by_chance and earlier is None:
         return life.queue_again(connection, claim, outcome, also=files)
     message = outcome.message if earlier is None else _tried_twice(outcome, earlier)
-    writes = {**files, **_result(outcome.result), **profiles.writes(connection.dialect.name, outcome.profile)}
+    dialect = connection.dialect.name
+    writes = {
+        **files,
+        **_result(outcome.result),
+        **profiles.writes(dialect, outcome.profile),
+        **graphs.writes(dialect, outcome.graph),
+    }
     return life.end_job(connection, claim, outcome, state=state, message=message, also=writes)
 
 

@@ -10,26 +10,21 @@ from typing import Any, get_args
 
 from msgspec.structs import replace
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     FromClause,
     Insert,
-    Integer,
     Select,
     Table,
     bindparam,
-    case,
-    cast,
     func,
     insert,
     select,
-    true,
 )
 
 from dnnamo.records import Grain, Operation, Overhead, Profile, ProfiledStep
 from dnnamo_storage.columns import dump_json
-from dnnamo_storage.inserts import Step, elements
+from dnnamo_storage.inserts import Step, insert_rows
 from dnnamo_storage.life import Writes
 from dnnamo_storage.schema import operations, profile_steps, profiles
 
@@ -115,31 +110,12 @@ def _insert_profile(attempt: FromClause) -> Insert:
 
 @lru_cache
 def _insert_operations(dialect: str) -> Step:
-    return _insert_rows(dialect, operations, ("grain", "position", *_OPERATION))
+    return insert_rows(dialect, operations, ("grain", "position", *_OPERATION))
 
 
 @lru_cache
 def _insert_steps(dialect: str) -> Step:
-    return _insert_rows(dialect, profile_steps, ("position", *_STEP))
-
-
-def _insert_rows(dialect: str, table: Table, names: Sequence[str]) -> Step:
-    """Return a step that inserts rows of the job from the JSON array, named like the table, of their values."""
-
-    def step(attempt: FromClause) -> Insert:
-        row = elements(dialect, table.name)
-        values = [_value(row.c.value, number, table.c[name]) for number, name in enumerate(names)]
-        chosen = select(attempt.c.id, *values).join_from(attempt, row, true())
-        return insert(table).from_select(["job_id", *names], chosen)
-
-    return step
-
-
-def _value(row: ColumnElement[Any], number: int, column: ColumnElement[Any]) -> ColumnElement[Any]:
-    text = row[(number,)].as_string()
-    if isinstance(column.type, BigInteger | Integer):
-        return cast(text, column.type)
-    return case((text.is_not(None), row[(number,)])) if column is operations.c.shapes else text
+    return insert_rows(dialect, profile_steps, ("position", *_STEP))
 
 
 def of_job(connection: Connection, job_id: int) -> Profile | None:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal_column,
 )
 
+from dnnamo.graphs.records import Role, Side
 from dnnamo.records import AttemptState, Grain, Quality, State
 from dnnamo_storage.columns import BigId, Json, StorableText, UtcDateTime
 
@@ -33,6 +34,10 @@ __all__ = [
     "attempt_artifacts",
     "attempts",
     "environments",
+    "graph_edges",
+    "graph_operations",
+    "graph_tensors",
+    "graphs",
     "hint_keys",
     "job_tags",
     "jobs",
@@ -44,7 +49,7 @@ __all__ = [
     "workers",
 ]
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """Revision of the newest migration; known here too because importing Alembic to ask takes 0.3 s."""
 
 VERSION_TABLE = "dnnamo_schema_version"
@@ -150,7 +155,7 @@ attempts = Table(
     CheckConstraint("(state = 'running') = (ended IS NULL)", name="ended"),
 )
 
-# The key of `results` and of `profiles` is the job: one recorded outcome a job, whatever happens above.
+# The key of `results`, of `profiles` and of `graphs` is the job: one recorded outcome a job, whatever happens above.
 results = Table(
     "results",
     metadata,
@@ -244,6 +249,73 @@ profile_steps = Table(
     Column("self_ns", BigInteger),
     Column("device_ns", BigInteger),
     Column("peak_bytes", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+# `operations`, `tensors` and `edges` are counts, `depth` is that of the longest chain of operations, NULL in a cycle.
+# Bytes and elements of tensors of unknown size are left out of sums. `record` is the graph without its operations and
+# tensors.
+graphs = Table(
+    "graphs",
+    metadata,
+    Column("job_id", BigId, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("source", StorableText, nullable=False),
+    Column("operations", BigInteger, nullable=False),
+    Column("tensors", BigInteger, nullable=False),
+    Column("edges", BigInteger, nullable=False),
+    Column("layers", BigInteger, nullable=False),
+    Column("depth", BigInteger),
+    Column("weights", BigInteger, nullable=False),
+    Column("weight_elements", BigInteger, nullable=False),
+    Column("weight_bytes", BigInteger, nullable=False),
+    Column("record", Json, nullable=False),
+    _of_attempt(),
+)
+
+
+def _of_graph() -> Column[int]:
+    of_graph = ForeignKey("graphs.job_id", ondelete="CASCADE")
+    return Column("job_id", BigId, of_graph, primary_key=True, autoincrement=False)
+
+
+graph_operations = Table(
+    "graph_operations",
+    metadata,
+    _of_graph(),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", StorableText, nullable=False),
+    Column("kind", StorableText, nullable=False),
+    Column("layer", StorableText),
+    sqlite_with_rowid=False,
+)
+
+graph_tensors = Table(
+    "graph_tensors",
+    metadata,
+    _of_graph(),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", StorableText, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("dtype", StorableText),
+    Column("shape", Json),
+    Column("elements", BigInteger),
+    Column("bytes", BigInteger),
+    _one_of("role", Role),
+    sqlite_with_rowid=False,
+)
+
+# One row for each place at which an operation takes (`input`) or makes (`output`) a tensor.
+graph_edges = Table(
+    "graph_edges",
+    metadata,
+    _of_graph(),
+    Column("operation", Integer, primary_key=True, autoincrement=False),
+    Column("side", Text, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("tensor", Integer, nullable=False),
+    _one_of("side", Side),
+    Index(None, "job_id", "tensor"),
     sqlite_with_rowid=False,
 )
 

@@ -8,6 +8,8 @@ from typing import Self
 from sqlalchemy import Engine
 
 from dnnamo.errors import JobNotFound, UsageError
+from dnnamo.graphs import Graph
+from dnnamo.graphs.summary import Summary
 from dnnamo.records import (
     Artifact,
     Backlog,
@@ -27,7 +29,7 @@ from dnnamo.records import (
     Task,
     Worker,
 )
-from dnnamo_storage import artifacts, imports, life, migrate, outcomes, profiles, queries, registry, submissions
+from dnnamo_storage import artifacts, graphs, imports, life, migrate, outcomes, profiles, queries, registry, submissions
 from dnnamo_storage.engine import describe, open_engine, reading, writing
 from dnnamo_storage.life import Cancellation, Renewal
 
@@ -328,6 +330,20 @@ class Store:
             return []
         with reading(self.engine) as connection:
             return profiles.steps_of(connection, job_id)
+
+    def graph(self, job_id: int) -> Graph | None:
+        """Return the recorded graph, None if the job has none."""
+        if not _may_exist(job_id):
+            return None
+        with reading(self.engine) as connection:
+            return graphs.of_job(connection, job_id)
+
+    def graph_summary(self, job_id: int) -> Summary | None:
+        """Return the figures of the recorded graph, which costs less; None if the job has none."""
+        if not _may_exist(job_id):
+            return None
+        with reading(self.engine) as connection:
+            return graphs.summary(connection, job_id)
 
     def environment(self, digest: str) -> Environment | None:
         """Return the environment with this digest, None if it is unknown."""

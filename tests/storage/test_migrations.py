@@ -14,12 +14,13 @@ import pytest
 from sqlalchemy import Engine, MetaData, inspect, select, text
 
 from dnnamo.errors import SchemaMismatch
-from dnnamo.records import Operation, Profile, ProfiledStep
+from dnnamo.records import Operation, Outcome, Profile, ProfiledStep
 from dnnamo_storage import SCHEMA_REVISION, Store, check, open_engine, upgrade
 from dnnamo_storage.engine import reading, writing
 from dnnamo_storage.migrate import config
 from dnnamo_storage.schema import VERSION_TABLE, metadata, operations, profile_steps, profiles
-from tests.storage.stored import HUGE, RESULT, SPEC, take
+from tests.graphs.drawn import GRAPH
+from tests.storage.stored import HUGE, PROFILE, RESULT, SPEC, take
 
 DATA = Path(__file__).parent / "data"
 """For each schema before this one a SQLite database as it kept it, with a few rows in each table."""
@@ -45,7 +46,7 @@ def engine(database_url: str) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(params=["0001", "0002"])
+@pytest.fixture(params=["0001", "0002", "0003"])
 def revision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -225,17 +226,20 @@ def test_an_older_schema_asks_for_an_upgrade(database_url: str, old: Engine) -> 
     assert rows(old) == before
 
 
-def test_an_upgrade_keeps_all_rows(old: Engine) -> None:
+def test_an_upgrade_keeps_all_rows(old: Engine, revision: str) -> None:
     before = rows(old)
     assert all(before.values())
     upgrade(old)
 
     after = rows(old)
+    before[VERSION_TABLE] = [{"version_num": SCHEMA_REVISION}]
+    if revision >= "0003":
+        assert {name: after[name] for name in before} == before
+        return
     after["operations"] = [row for row in after["operations"] if row["grain"] == "shape"]
     times = {row["job_id"]: [step["wall_ns"] for step in after["profile_steps"]] for row in after["profile_steps"]}
     after["profiles"] = [{**row, "step_ns": times.get(row["job_id"], [])} for row in after["profiles"]]
     kept = {name: [{column: row[column] for column in before[name][0]} for row in after[name]] for name in before}
-    before[VERSION_TABLE] = [{"version_num": SCHEMA_REVISION}]
     assert kept == before
 
 
@@ -268,6 +272,22 @@ def test_the_second_schema_is_in_use_again_after_an_upgrade(database_url: str, o
         assert take(store).job_id == 3
         (worker,) = store.workers(seen_within_s=1e9)
         assert worker.set_aside == ["GPU-2: 3 GiB were left behind"]
+
+
+@pytest.mark.parametrize("revision", ["0003"], indirect=True)
+def test_the_third_schema_is_in_use_again_after_an_upgrade(database_url: str, old: Engine) -> None:
+    upgrade(old)
+    with Store.open(database_url) as store:
+        assert store.profile(1) == PROFILE
+        assert store.job(2).spec.method == "import_trace"
+        assert (store.job(4).spec.method, store.graph(4)) == ("get_training_graph", None)
+        (graph,) = store.artifacts(4)
+        assert store.read_artifact(graph.digest) == b"class GraphModule: ...\n"
+        assert store.reap() == [5]
+        assert take(store).job_id == 3
+        claim = take(store)
+        assert store.record(claim, Outcome(state="succeeded", graph=GRAPH), files={})
+        assert store.graph(claim.job_id) == GRAPH
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"], indirect=True)
