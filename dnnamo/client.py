@@ -205,13 +205,13 @@ def submit(
         UsageError: If an argument is out of its range or names something that does not exist.
         InfrastructureError: If database or broker cannot be used; then nothing was stored.
     """
-    from dnnamo.loaders import locate
+    from dnnamo.loaders import locate, locate_data
 
     content = None if weights is None else _read_weights(Path(weights))
     spec = _spec(
         model=locate(fspath(model)),
         method=method,
-        params={} if params is None else params,
+        params=locate_data(fspath(model), params or {}),
         n_steps=n_steps,
         warmup=warmup,
         device=device,

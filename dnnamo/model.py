@@ -7,7 +7,7 @@ subset of the interface; a tool that needs more says so with `Unsupported`.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter_ns
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, NoReturn
 
 from dnnamo.errors import Unsupported
@@ -19,6 +19,7 @@ __all__ = [
     "StepClock",
     "capabilities",
     "listen_for_losses",
+    "offer",
     "report_limit",
     "report_loss",
     "requested_capture",
@@ -37,9 +38,16 @@ class Model:
     Class attributes:
         marks_steps: True if `run_*` and `profile_*` put each step inside `with dnnamo.step():`, so that one call does
             all steps. False, the default, has Dnnamo call `run_*` once a step and time the calls.
+
+    Attributes:
+        reasons: Why the model lacks a method that models of its kind may have, a sentence by method.
+        made_of: How its loader made the network's inputs, a sentence; it is added to an error of the framework, which
+            knows nothing of the loader's options.
     """
 
     marks_steps: ClassVar[bool] = False
+    reasons: Mapping[str, str] = MappingProxyType({})
+    made_of: str = ""
 
     def get_inference_graph(self) -> Any:
         """Return the framework's own graph of an inference step."""
@@ -86,12 +94,15 @@ class Model:
         self._lacks("get_intermediates")
 
     def _lacks(self, method: str) -> NoReturn:
-        raise Unsupported(f"{type(self).__name__} does not implement {method}. {_offer(self)}")
+        raise Unsupported(f"{type(self).__name__} does not implement {method}. {offer(self, method)}")
 
 
-def _offer(model: object) -> str:
+def offer(model: object, method: str) -> str:
+    """Say why a model lacks a method, where it is known, and which ones it implements."""
+    reason = getattr(model, "reasons", {}).get(method, "")
     able = capabilities(model)
-    return f"It implements {', '.join(able)}." if able else "It implements no method of the interface."
+    implements = f"It implements {', '.join(able)}." if able else "It implements no method of the interface."
+    return f"{reason} {implements}".lstrip()
 
 
 def capabilities(model: object) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from dnnamo.cli import admin, jobs, operations, profiles, queries, run, services, timeline, workers
+from dnnamo.cli import admin, jobs, models, operations, profiles, queries, run, services, timeline, workers
 from dnnamo.cli.output import note
 from dnnamo.errors import DnnamoError
 
@@ -37,6 +37,7 @@ for verb in (
     profiles.import_,
     profiles.export,
     queries.sql,
+    models.models,
     workers.workers,
     services.worker,
     services.up,

@@ -1,50 +1,74 @@
 """Model reference -> Model.
 
 A reference is `scheme:name` with a known scheme (`demo:mlp`), `path/file.py` or `package.module`, the last two with an
-optional `:factory`. Schemes are plug-ins: a module with a function `loader(name)` that returns the function that makes
-the model. The built-in ones stand in `_BUILT_IN`, others under the entry-point group `dnnamo.loaders`.
+optional `:factory`. Schemes are plug-ins: `dnnamo.loaders.schemes` says what one is.
 """
 
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dnnamo.errors import LoaderError, ModelNotFound
+from dnnamo.loaders import schemes
 from dnnamo.loaders.files import from_file, from_module
+from dnnamo.loaders.roots import allowed_file
 from dnnamo.model import capabilities
-from dnnamo.plugins import installed
 
-__all__ = ["find_loader", "load", "locate"]
-
-_BUILT_IN = {"demo": "dnnamo.loaders.demos"}
-
-
-def _schemes() -> dict[str, str]:
-    return {**_BUILT_IN, **installed("dnnamo.loaders")}
+__all__ = ["find_loader", "load", "locate", "locate_data"]
 
 
 def locate(reference: str) -> str:
     """Return the reference with a file's path made absolute, so that it means the same in another process.
 
     Raises:
-        ModelNotFound: If it names a file that is not there, or cannot be a reference at all.
+        ModelNotFound: If it names a file or scheme that is not there, or cannot be a reference at all.
     """
-    name, factory = _split(reference)
+    name, rest = _split(reference)
     if not name:
         raise ModelNotFound(
             f"{reference!r} is no model reference. Give a file (model.py), a module (pkg.module) or demo:mlp."
         )
+    if name in schemes.known():
+        return f"{name}:{_located_name(name, rest or '')}"
     if not _is_file(name):
+        if rest is not None:
+            schemes.check_scheme(reference.partition(":")[0])
         return reference
-    path = Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100 (Path.absolute keeps the ..)
+    path = _absolute(name)
     if not _exists(path):
         raise ModelNotFound(
             f"There is no model file {path}. Check the path, or give a module (pkg.module) or demo:mlp."
         )
-    return f"{path}:{factory}" if factory else str(path)
+    return f"{path}:{rest}" if rest else str(path)
+
+
+def locate_data(reference: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a model's options with the file of the option `data` of a scheme made absolute, as `locate` does.
+
+    Raises:
+        ModelNotFound: If there is no such file.
+    """
+    data = params.get("data") if isinstance(params, Mapping) else None
+    if not isinstance(data, str) or _split(reference)[0] not in schemes.known():
+        return params
+    return {**params, "data": locate(data)}
+
+
+def _located_name(scheme: str, name: str) -> str:
+    if not getattr(schemes.find(scheme), "IS_PATH", False):
+        return name
+    if not name:
+        raise ModelNotFound(f"{scheme}: needs the path of a file or folder after the colon.")
+    path = _absolute(name)
+    if not path.exists():
+        raise ModelNotFound(f"There is no file {path}. Check the path after {scheme}:.")
+    return str(path)
+
+
+def _absolute(name: str) -> Path:
+    return Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100 (Path.absolute keeps the ..)
 
 
 def load(reference: str, params: Mapping[str, Any], *, roots: Sequence[str] = ()) -> Any:
@@ -73,7 +97,8 @@ def find_loader(reference: str, params: Mapping[str, Any], *, roots: Sequence[st
     """
     make = _maker(reference, roots)
     _check_arguments(make, params, reference)
-    return lambda: _checked(make(**params), reference)
+    given = _with_data(reference, params, roots)
+    return lambda: _checked(make(**given), reference)
 
 
 def _checked(model: Any, reference: str) -> Any:
@@ -94,23 +119,37 @@ def _kind(value: object) -> str:
 
 def _maker(reference: str, roots: Sequence[str]) -> Callable[..., Any]:
     name, rest = _split(reference)
-    scheme = _schemes().get(name)
-    if scheme is not None:
-        return _scheme_loader(scheme, rest or "")
+    if name in schemes.known():
+        return _scheme_loader(name, rest or "", roots)
     if _is_file(name):
         return from_file(Path(name), factory=rest, roots=roots)
     return from_module(name, factory=rest, roots=roots)
 
 
-def _scheme_loader(module: str, name: str) -> Callable[..., Any]:
-    make: Callable[..., Any] = import_module(module).loader(name)
-    return make
+def _scheme_loader(scheme: str, name: str, roots: Sequence[str]) -> Callable[..., Any]:
+    module = schemes.find(scheme)
+    if getattr(module, "IS_PATH", False):
+        name = str(allowed_file(Path(name), roots))
+    return module.loader(name)
+
+
+def _with_data(reference: str, params: Mapping[str, Any], roots: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a model with the function in the place of the reference that a scheme's `data` is."""
+    data = params.get("data")
+    if data is None or _split(reference)[0] not in schemes.known():
+        return dict(params)
+    if not isinstance(data, str) or ":" not in data:
+        raise LoaderError(
+            f"data is {data!r}; it must name a function that returns one batch, a tuple (inputs, targets): "
+            "data=file.py:function or data=package.module:function."
+        )
+    return {**params, "data": _maker(data, roots)}
 
 
 def _split(reference: str) -> tuple[str, str | None]:
     """Split off what follows the scheme, or the factory; a path may have colons of its own."""
     name, _, rest = reference.partition(":")
-    if name in _schemes():
+    if name in schemes.known():
         return name, rest
     if reference.endswith(".py") or ":" not in reference:
         return reference, None

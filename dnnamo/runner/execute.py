@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from dnnamo.errors import DnnamoError, ModelError, Unsupported, UsageError, WeightsError
 from dnnamo.frameworks import in_use, render_graph
 from dnnamo.loaders import find_loader
-from dnnamo.model import Capturing, capabilities, listen_for_losses
+from dnnamo.model import Capturing, capabilities, listen_for_losses, offer
 from dnnamo.records import (
     EVENTS_NAME,
     Artifact,
@@ -106,7 +106,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
     """
     returned = _Returned(request.folder, counter or Counter(), request.gpu)
     spec = request.spec
-    doing = "loader"
+    doing, model = "loader", None
     try:
         model = _load(request)
         _set_threads(spec)
@@ -122,7 +122,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
             _METHODS[spec.method](model, spec, returned)
     except BaseException as error:  # user code may raise SystemExit or worse; all of it is an outcome
         _log_traceback(error)
-        message = _message(error, doing, spec).encode(errors="replace").decode()
+        message = _message(error, doing, spec, made_of=getattr(model, "made_of", "")).encode(errors="replace").decode()
         return Outcome(state="failed", cause=_cause(error), message=message, environment=describe())
     return Outcome(
         state="succeeded",
@@ -193,7 +193,7 @@ def _check_method(model: Any, spec: JobSpec) -> None:
     able = capabilities(model)
     for method in [spec.method] + ["set_weights"] * (spec.weights is not None):
         if method not in able:
-            raise Unsupported(f"The model {spec.model} does not implement {method}. It implements {', '.join(able)}.")
+            raise Unsupported(f"The model {spec.model} does not implement {method}. {offer(model, method)}")
 
 
 def _cause(error: BaseException) -> Cause:
@@ -215,12 +215,15 @@ def _log_traceback(error: BaseException) -> None:
         os.write(2, "".join(traceback.format_exception(error)).encode(errors="replace"))
 
 
-def _message(error: BaseException, doing: str, spec: JobSpec) -> str:
+def _message(error: BaseException, doing: str, spec: JobSpec, *, made_of: str) -> str:
     if isinstance(error, WeightsError):
         return f"{error} A get_weights job of {spec.model} keeps the names and shapes that it has."
     if isinstance(error, DnnamoError):
         return str(error)
-    return f"The {doing} of {spec.model} raised {_text(error)}{_at(error)}. The whole traceback is in the job's log."
+    told = f"{made_of} " if made_of else ""
+    return (
+        f"The {doing} of {spec.model} raised {_text(error)}{_at(error)}. {told}The whole traceback is in the job's log."
+    )
 
 
 def _text(error: BaseException) -> str:

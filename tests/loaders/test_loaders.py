@@ -5,9 +5,8 @@ from textwrap import dedent
 
 import pytest
 
-import dnnamo.loaders as loaders
 from dnnamo.errors import LoaderError, ModelNotFound, UsageError
-from dnnamo.loaders import load, locate
+from dnnamo.loaders import load, locate, schemes
 from dnnamo.loaders.demos import check_sizes
 
 MODEL = """
@@ -156,7 +155,7 @@ def test_a_files_path_is_made_absolute_and_keeps_its_factory(file):
     assert locate(f"./{path.name}:small") == f"{path}:small"
 
 
-@pytest.mark.parametrize("reference", ["package.module", "package.module:make", "demo:mlp", "scheme:name"])
+@pytest.mark.parametrize("reference", ["package.module", "package.module:make", "demo:mlp"])
 def test_other_references_stay_as_they_are(reference):
     assert locate(reference) == reference
 
@@ -293,9 +292,9 @@ def test_a_type_error_inside_the_loader_is_shown_as_it_is(file):
     ("name", "says"),
     [
         ("mpl", "Did you mean demo:mlp?"),
-        ("keras_cn", "Did you mean demo:keras_cnn?"),
-        ("resnet", "The demos are mlp, cnn, transformer, keras_mlp, keras_cnn."),
-        ("", "The demos are mlp"),
+        ("keras_cn", "Did you mean demo:keras_cnn or"),
+        ("resnet", "The names are mlp, cnn, transformer, keras_mlp, keras_cnn."),
+        ("", "The names are mlp"),
     ],
 )
 def test_a_demo_that_is_unknown_lists_the_demos(name, says):
@@ -316,6 +315,6 @@ def test_a_size_that_is_none_is_named(value):
 def test_a_scheme_can_be_a_plug_in(file, monkeypatch):
     file("def loader(name): return lambda **given: Given(name=name, **given)", name="given_scheme.py")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    monkeypatch.setattr(loaders, "installed", {"dnnamo.loaders": {"given": "given_scheme"}}.get)
+    monkeypatch.setattr(schemes, "installed", {"dnnamo.loaders": {"given": "given_scheme"}}.get)
 
     assert load("given:a:b", {"size": 1}).given == {"name": "a:b", "size": 1}

@@ -201,5 +201,5 @@ def test_a_module_that_there_is_not_is_not_found(root):
 
 
 def test_the_networks_that_come_with_dnnamo_are_no_files(root):
-    with pytest.raises(ModelNotFound, match="The demos are"):
+    with pytest.raises(ModelNotFound, match="The names are"):
         load("demo:absent", {}, roots=[str(root)])

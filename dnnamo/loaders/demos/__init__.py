@@ -1,13 +1,17 @@
 """`demo:NAME`: small networks that come with Dnnamo."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from dnnamo.errors import LoaderError, ModelNotFound
+from dnnamo.errors import LoaderError
+from dnnamo.loaders.schemes import resolve
 
-__all__ = ["check_sizes", "loader"]
+__all__ = ["EXTRA", "PACKAGES", "TAKES", "check_sizes", "loader", "names"]
+
+TAKES = "a small network that comes with Dnnamo, on PyTorch or TensorFlow"
+PACKAGES = ()
+EXTRA = ""
 
 _DEMOS = {
     "mlp": "pytorch",
@@ -25,14 +29,16 @@ def loader(name: str) -> Callable[..., Any]:
         ModelNotFound: If there is none.
         MissingExtra: If its framework is not installed.
     """
-    if name not in _DEMOS:
-        nearest = get_close_matches(name, _DEMOS, n=1)
-        hint = f" Did you mean demo:{nearest[0]}?" if nearest else ""
-        raise ModelNotFound(f"There is no demo:{name}.{hint} The demos are {', '.join(_DEMOS)}.")
+    name = resolve("demo", name, names())
     framework = _DEMOS[name]
     import_module(f"dnnamo.frameworks.{framework}")  # says which extra to install if it is missing
     make: Callable[..., Any] = getattr(import_module(f"{__name__}.{framework}"), name)
     return make
+
+
+def names() -> list[str]:
+    """Return the names of the demos."""
+    return list(_DEMOS)
 
 
 def check_sizes(**sizes: object) -> None:
