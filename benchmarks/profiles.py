@@ -46,6 +46,14 @@ FASTER = {"HTA": 8, "TraceLens": 5}
 Measured = dict[str, Any]
 
 
+class ChildFailedError(SystemExit):
+    """A program that measures ended with an error."""
+
+    def __init__(self, command: Sequence[object], stderr: str) -> None:
+        super().__init__(f"{[str(part) for part in command]} failed:\n{stderr}")
+        self.last_line = (stderr.strip() or "no message").splitlines()[-1]
+
+
 def main() -> None:
     """Print each figure beside its bar."""
     parts = {"chrome": chrome, "torch": torch, "size": size, "queries": queries, "memory": memory}
@@ -69,46 +77,37 @@ def chrome(given: argparse.Namespace) -> None:
         for peer, theirs in runs.items():
             compare(peer, ours, theirs)
         if "TraceLens" not in runs:
-            estimate_tracelens(ours, runs["orjson alone"])
+            print("  TraceLens is not there: .venv-peers/bin/python -m pip install -r benchmarks/peers/tracelens.txt")
 
 
 def peers_for(path: Path) -> dict[str, Callable[[], Measured]]:
     """Return what reads the file with each peer that is installed."""
     if not PEERS_PYTHON.exists():
         raise SystemExit("The tools to compare with are not installed; run `make .venv-peers/installed` first.")
-    scripts = {"HTA": PEERS / "read_with_hta.py", "orjson alone": PEERS / "read_with_orjson.py"}
+    scripts = {"HTA": PEERS / "read_with_hta.py"}
     if subprocess.run([PEERS_PYTHON, "-c", "import TraceLens"], stderr=subprocess.DEVNULL).returncode == 0:
         scripts["TraceLens"] = PEERS / "read_with_tracelens.py"
     return {name: partial(peer_reads, script, path) for name, script in scripts.items()}
 
 
 def peer_reads(script: Path, path: Path) -> Measured:
-    """Read a trace with a peer."""
-    return child([PEERS_PYTHON, script, first_trace(), path])
+    """Read a trace with a peer; return why where it cannot, as one that wants a GPU's events in every trace."""
+    try:
+        return child([PEERS_PYTHON, script, first_trace(), path])
+    except ChildFailedError as failure:
+        return {"failed": failure.last_line}
 
 
 def compare(peer: str, ours: list[Measured], theirs: list[Measured]) -> None:
     """Print a peer's figures and how ours stand to them."""
-    bar = f"   bar {FASTER[peer]} x" if peer in FASTER else ""
-    less = f"; {megabytes(ours) / megabytes(theirs):.2f} of its memory   bar 0.5" if peer in FASTER else ""
+    failures = [run["failed"] for run in theirs if "failed" in run]
+    if failures:
+        print(f"  {peer:<20} cannot read this file: {failures[0]}")
+        return
     print(
-        f"  {peer:<20} {median(theirs):7.2f} s {megabytes(theirs):6.0f} MB: {faster(ours, theirs):.1f} x faster{bar} "
-        f"({faster(ours, theirs, 'cpu_seconds'):.1f} x by CPU time){less}"
-    )
-
-
-def estimate_tracelens(ours: list[Measured], orjson: list[Measured]) -> None:
-    """Print how we stand to TraceLens by what it took elsewhere, on a file of 55.6 MB.
-
-    That was 1.39 s where `orjson.loads`, with which it begins, took 0.58 s. It holds all that this made.
-    """
-    times = 1.39 / 0.58
-    print(
-        "  TraceLens is not installed; where its repository can be reached this does it:\n"
-        "    .venv-peers/bin/python -m pip install -r benchmarks/peers/tracelens.txt\n"
-        f"    It begins with orjson and took {times:.1f} times as long elsewhere. By that it would be "
-        f"{faster(ours, orjson) * times:.1f} x   bar {FASTER['TraceLens']} x; and less than "
-        f"{megabytes(ours) / megabytes(orjson):.2f} of its memory   bar 0.5"
+        f"  {peer:<20} {median(theirs):7.2f} s {megabytes(theirs):6.0f} MB: {faster(ours, theirs):.1f} x faster   "
+        f"bar {FASTER[peer]} x ({faster(ours, theirs, 'cpu_seconds'):.1f} x by CPU time); "
+        f"{megabytes(ours) / megabytes(theirs):.2f} of its memory   bar 0.5"
     )
 
 
@@ -272,7 +271,7 @@ def child(command: Sequence[object], **environment: str) -> Measured:
         [str(part) for part in command], env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True
     )
     if ran.returncode != 0:
-        raise SystemExit(f"{command} failed:\n{ran.stderr}")
+        raise ChildFailedError(command, ran.stderr)
     return json.loads(ran.stdout.splitlines()[-1])
 
 
