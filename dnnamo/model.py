@@ -89,8 +89,27 @@ class Model:
         """Return the framework's own profiling data of `n_steps` training steps."""
         self._lacks("profile_training")
 
-    def get_intermediates(self) -> dict[str, Any]:
-        """Return the arrays on the dataflow edges for one input, by edge or layer identifier."""
+    def get_intermediates(
+        self, keys: Iterable[str] | None = None, receive: Callable[[str, Any], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the arrays on the dataflow edges for one input, by identifier; the model stays as it is.
+
+        An edge is what a layer puts out, and its identifier the layer's path as in profiles and graphs; the network
+        itself goes by the name of its class. A second array of one identifier is `identifier#2`; parts of a tuple or
+        dict are `identifier.0` and `identifier.key`.
+
+        A model may take neither of the arguments, as in the original interface, or only one: a job then chooses among
+        the arrays that it returns.
+
+        Args:
+            keys: Only these: identifiers, or patterns as a shell has them. A key that is an identifier stands for that
+                one alone.
+            receive: Called with identifier and array as soon as the array is there, so that not all have to be there
+                at once. It may look at the array until it returns, and must not change it. The returned dict is empty.
+
+        Raises:
+            LookupError: If a key stands for no array.
+        """
         self._lacks("get_intermediates")
 
     def _lacks(self, method: str) -> NoReturn:
