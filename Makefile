@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := torch,tensorflow,transformers,worker,postgres,local,frames,test,check
+EXTRAS := torch,tensorflow,onnx,transformers,worker,postgres,local,frames,test,check
 
 .PHONY: help demo test chaos check bench bench-queue bench-profiles format clean
 

@@ -16,7 +16,7 @@ PACKAGES = {
     name: ROOT / folder / name
     for folder, name in ((".", "dnnamo"), ("workers", "dnnamo_workers"), ("storage", "dnnamo_storage"))
 }
-FRAMEWORKS = ("torch", "tensorflow", "keras", "jax")
+FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "onnx", "onnxruntime")
 QUEUE = ("celery", "kombu")
 OURS = tuple(PACKAGES)
 

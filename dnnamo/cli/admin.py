@@ -20,7 +20,13 @@ __all__ = ["config", "db", "doctor"]
 
 db = typer.Typer(help="Look after the database's schema.", no_args_is_help=True)
 
-_OPTIONAL = {"torch": "torch", "tensorflow-cpu": "tensorflow", "celery": "worker", "psycopg": "postgres"}
+_OPTIONAL = {
+    "torch": "torch",
+    "tensorflow-cpu": "tensorflow",
+    "onnxruntime": "onnx",
+    "celery": "worker",
+    "psycopg": "postgres",
+}
 
 
 @db.command("upgrade")

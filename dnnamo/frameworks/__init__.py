@@ -16,7 +16,11 @@ from dnnamo.records import Device
 
 __all__ = ["PRELOADS", "Framework", "Preload", "in_use", "known", "plugin_module", "render_graph"]
 
-_BUILT_IN = {"torch": "dnnamo.frameworks.pytorch", "tensorflow": "dnnamo.frameworks.tensorflow"}
+_BUILT_IN = {
+    "torch": "dnnamo.frameworks.pytorch",
+    "tensorflow": "dnnamo.frameworks.tensorflow",
+    "onnxruntime": "dnnamo.frameworks.onnxruntime",
+}
 
 
 class Preload(NamedTuple):

@@ -21,13 +21,14 @@ _BUILT_IN = {
     "xspace": "dnnamo.profiles.readers.xspace:read",
     "run_metadata": "dnnamo.profiles.readers.run_metadata:read",
     "memory_snapshot": "dnnamo.profiles.readers.memory_snapshot:read",
+    "onnxruntime": "dnnamo.profiles.readers.onnxruntime:read",
     "chrome": "dnnamo.profiles.readers.chrome:read",
 }
 
 _KNOWN = (
-    "a finished torch.profiler.profile; the path of a trace file (Chrome or Kineto .json, .json.gz or .zip; TensorFlow "
-    "*.xplane.pb; a memory snapshot of PyTorch) or of a TensorFlow log folder; the bytes of an XSpace; one or a list "
-    "of tf.compat.v1.RunMetadata; a dnnamo.profiles.Recording"
+    "a finished torch.profiler.profile; the path of a trace file (Chrome, Kineto or ONNX Runtime .json, .json.gz or "
+    ".zip; TensorFlow *.xplane.pb; a memory snapshot of PyTorch) or of a TensorFlow log folder; the bytes of an "
+    "XSpace; one or a list of tf.compat.v1.RunMetadata; a dnnamo.profiles.Recording"
 )
 
 

@@ -17,8 +17,10 @@ from dnnamo.profiles import readers
 from dnnamo.profiles.events import Events, Ints, Texts
 from dnnamo.profiles.file import read_events, write_events
 from dnnamo.profiles.readers import Reader, _loaded, read
+from dnnamo.profiles.readers.onnxruntime import SessionProfile
 from dnnamo.profiles.recording import Recording
 from tests.profiles.readers.test_memory_snapshot import HISTORY, snapshot
+from tests.profiles.readers.test_onnxruntime import EVENTS, trace_text
 from tests.profiles.readers.test_run_metadata import node, run
 from tests.profiles.readers.test_xspace import Event, host
 
@@ -61,8 +63,15 @@ OWN: dict[str, list[Callable[[Path], object]]] = {
     ],
     "run_metadata": [lambda _: run(("/device:CPU:0", [node("a = Op()", 1, 1)]))],
     "memory_snapshot": [lambda _: snapshot(*HISTORY), written("snapshot.pickle", pickle.dumps(snapshot(*HISTORY)))],
+    "onnxruntime": [
+        lambda _: SessionProfile(trace=trace_text(EVENTS)),
+        written("run.json", trace_text(EVENTS)),
+    ],
     "chrome": [written("trace.json", json.dumps(TRACE).encode())],
 }
+
+ALSO_A_TRACE = {"onnxruntime": {"chrome"}}
+"""Readers whose files the more general one can read too; they come before it."""
 
 EXAMPLES = [
     pytest.param(name, make, id=f"{name}{number}") for name, all_ in OWN.items() for number, make in enumerate(all_)
@@ -99,8 +108,14 @@ def test_leaves_other_files_and_empty_folders(name, tmp_path):
 def test_leaves_what_another_reader_knows(name, make, tmp_path):
     source = make(tmp_path)
 
-    for other in OWN.keys() - {name}:
+    for other in OWN.keys() - {name} - ALSO_A_TRACE.get(name, set()):
         assert reader_of(other)(source) is None, other
+
+
+def test_a_general_reader_comes_after_those_that_know_more():
+    order = list(readers._BUILT_IN)
+
+    assert all(order.index(name) < order.index(other) for name, others in ALSO_A_TRACE.items() for other in others)
 
 
 @pytest.mark.parametrize(("name", "make"), EXAMPLES)

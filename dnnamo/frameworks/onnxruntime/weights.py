@@ -1,0 +1,84 @@
+"""The weights of an ONNX model as arrays, and a model with other weights."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from dnnamo.errors import WeightsError
+
+__all__ = ["arrays", "with_weights"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_NUMPYS_OWN = "biufc"
+
+
+def arrays(model: Any, keys: Iterable[str] | None = None) -> dict[str, Array]:
+    """Return the initializers of a model by name, those of texts left out.
+
+    Types that NumPy does not have (bfloat16, float8, int4) come as the next wider one that holds all their values.
+
+    Raises:
+        WeightsError: If a key is unknown.
+    """
+    weights = _weights(model)
+    names = list(weights) if keys is None else list(keys)
+    _refuse_unknown(names, weights)
+    return {name: _widened(numpy_helper.to_array(weights[name])) for name in names}
+
+
+def with_weights(model: Any, kv: Mapping[str, Any]) -> Any:
+    """Return a model with some weights replaced; the one given stays as it is, and shares nothing with it.
+
+    Raises:
+        WeightsError: If a key is unknown, or an array has another shape or cannot become the weight's type.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    weights = _weights(changed)
+    _refuse_unknown(kv, weights)
+    new, wrong = {}, []
+    for name, value in kv.items():
+        try:
+            new[name] = _tensor(weights[name], value)
+        except ValueError as error:
+            wrong.append(f"{name} {error}")
+    if wrong:
+        raise WeightsError(f"Weights that do not fit, nothing was changed: {'; '.join(wrong)}.")
+    for name, tensor in new.items():
+        weights[name].CopyFrom(tensor)
+    return changed
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type != onnx.TensorProto.STRING}
+
+
+def _widened(array: Array) -> Array:
+    if array.dtype.kind in _NUMPYS_OWN:
+        return array
+    return array.astype(np.int8 if "int" in array.dtype.name else np.float32)
+
+
+def _tensor(weight: Any, value: Any) -> Any:
+    array = np.asarray(value)
+    if array.shape != tuple(weight.dims):
+        raise ValueError(f"has shape {list(array.shape)}, the model's is {list(weight.dims)}")
+    dtype = np.dtype(tensor_dtype_to_np_dtype(weight.data_type))
+    if array.dtype.kind not in _NUMPYS_OWN and array.dtype != dtype:
+        raise ValueError(f"is of type {array.dtype}, which cannot become {dtype}")
+    return numpy_helper.from_array(array.astype(dtype), weight.name)
+
+
+def _refuse_unknown(names: Iterable[str], weights: Mapping[str, object]) -> None:
+    unknown = [name for name in names if name not in weights]
+    if not unknown:
+        return
+    nearest = get_close_matches(unknown[0], weights, n=1)
+    hint = f" The nearest to {unknown[0]!r} is {nearest[0]!r}." if nearest else ""
+    raise WeightsError(f"The model has no weights named {', '.join(map(repr, unknown))}; nothing was changed.{hint}")
