@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from dnnamo.frameworks import onnxruntime as framework
-from dnnamo.frameworks.onnxruntime import OnnxModel, sessions, sources
+from dnnamo.frameworks.onnxruntime import OnnxModel, intermediates, sessions, sources
 from tests.frameworks.onnx_models import convolution, embedding, model_of, perceptron, values
 
 WITHOUT_ONNX = """
@@ -121,7 +121,16 @@ def test_whole_numbers_that_choose_rows_of_a_weight_are_drawn_from_all_of_them()
 
 
 @pytest.mark.parametrize(
-    "batch", [{"x": values(2, 6)}, (values(2, 6),), [values(2, 6)], values(2, 6)], ids=["dict", "tuple", "list", "one"]
+    "batch",
+    [
+        {"x": values(2, 6)},
+        (values(2, 6),),
+        [values(2, 6)],
+        values(2, 6),
+        (values(2, 6), np.zeros(2)),
+        ({"x": values(2, 6)}, None),
+    ],
+    ids=["dict", "tuple", "list", "one", "one with targets", "dict with targets"],
 )
 def test_a_batch_may_be_given_in_several_ways(batch):
     calls = []
@@ -131,10 +140,17 @@ def test_a_batch_may_be_given_in_several_ways(batch):
     assert len(calls) == 2, "one batch a step"
 
 
+def test_a_tuple_of_two_is_two_inputs_where_the_model_takes_two():
+    ids, mask = np.array([[1, 2]]), np.ones((1, 2), np.bool_)
+
+    for batch in ((ids, mask), [ids, mask], ((ids, mask), None), ({"mask": mask, "ids": ids}, None)):
+        assert OnnxModel(embedding(), lambda batch=batch: batch).run_inference()[0].shape == (1, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ((1, 2), "returned 2 values, and the model takes 1: x float32 ['batch', 6]"),
+        ((1, 2, 3), "returned 3 values, and the model takes 1: x float32 ['batch', 6]"),
         (values(2, 7), "Got invalid dimensions for input: x"),
         (values(2, 6).astype(np.float64), "Unexpected input data type"),
         ({"z": values(2, 6)}, "Required inputs (['x']) are missing"),
@@ -288,6 +304,57 @@ def test_what_a_branch_takes_from_around_it_is_an_input_of_the_branch():
     (operation,) = graph.operations
     assert [graph.tensors[number].name for number in operation.inputs] == ["which", "x"]
     assert "not drawn" in graph.notes[0]
+
+
+def test_the_arrays_within_are_those_of_the_graph_in_its_order(model):
+    before, weights = model.run_inference()[0], model.get_weights()
+
+    found = model.get_intermediates()
+
+    assert list(found) == ["a", "b", "c", "y"]
+    x = model._batch()["x"]
+    assert np.allclose(found["a"], x @ weights["first.weight"] + weights["first.bias"], atol=1e-5)
+    assert np.allclose(found["y"], before, atol=1e-5)
+    assert np.array_equal(model.run_inference()[0], before)
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"), [(["b"], ["b"]), (["[bc]"], ["b", "c"]), (["y", "a"], ["a", "y"]), (["?"], ["a", "b", "c", "y"])]
+)
+def test_arrays_within_are_chosen_by_name_or_pattern(keys, names, model):
+    assert list(model.get_intermediates(keys)) == names
+
+
+def test_a_key_that_stands_for_no_array_is_an_error(model):
+    with pytest.raises(LookupError, match="No operation of the model makes a tensor 'z'"):
+        model.get_intermediates(["a", "z"])
+
+
+@pytest.mark.parametrize("room", [1, 300, 2**27])
+def test_arrays_within_are_received_one_by_one_in_bounded_memory(room, path, monkeypatch):
+    monkeypatch.setattr(intermediates, "AT_ONCE_BYTES", room)
+    made = []
+    monkeypatch.setattr(intermediates, "make_session", lambda *given, **more: made.append(1) or make(*given, **more))
+    make = sessions.make_session
+    model, received = OnnxModel(path, batch=4), []
+
+    assert model.get_intermediates(receive=lambda name, array: received.append((name, array.shape))) == {}
+
+    assert received == [("a", (4, 8)), ("b", (4, 8)), ("c", (4, 3)), ("y", (4, 3))]
+    assert len(made) == {1: 4, 300: 2, 2**27: 1}[room]  # of 128, 128, 48 and 48 bytes
+
+
+def test_arrays_within_are_there_when_shapes_are_known_only_as_it_runs():
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["where"], name="where"),
+        helper.make_node("Transpose", ["where"], ["y"], name="turn"),
+    ]
+    made = model_of(nodes, [("x", TensorProto.FLOAT, ["n"])], [("y", TensorProto.INT64, ["found", 1])], {})
+
+    found = OnnxModel(made, lambda: np.array([0, 1, 2], np.float32)).get_intermediates()
+
+    assert found["where"].tolist() == [[1, 2]]
+    assert found["y"].tolist() == [[1], [2]]
 
 
 def test_a_profile_is_cut_into_the_marked_steps():

@@ -47,10 +47,10 @@ class OnnxModel(Model):
 
     Args:
         model: Path of the file, its bytes, or an `onnx.ModelProto`.
-        make_batch: Returns one batch: a dict of arrays by the names of the inputs, a tuple in their order, or the array
-            of the only one. Called once a step, outside of the timed part. By default the same random numbers each
-            time.
-        batch: For the default, size of the first dimension of each input that the file leaves open; 1 if None.
+        make_batch: Returns one batch: a dict of arrays by the names of the inputs, a tuple in their order, the array of
+            the only one, or any of these in a tuple (inputs, targets), whose targets are left out. Called once a step,
+            outside of the timed part. By default the same random numbers each time.
+        batch: For the default, size of the first dimension of each input that the file leaves open, 8 if None.
         dims: For the default, sizes of the other dimensions that it leaves open, by their names.
 
     Raises:
@@ -58,6 +58,10 @@ class OnnxModel(Model):
     """
 
     marks_steps = True
+    reasons: Mapping[str, str] = dict.fromkeys(
+        ("get_training_graph", "run_training", "profile_training"),
+        "ONNX Runtime runs networks and does not train them.",
+    )
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class OnnxModel(Model):
         self._source = Source(model)
         self._inputs = inputs_of(self._source.structure())
         self._sizes = Sizes(self._inputs, batch=batch, dims=dims)
-        self._make_batch = make_batch
+        self._make_batch = make_batch or self._random_batch
         self._random: dict[str, Array] | None = None
         self._session: Any = None
 
@@ -120,6 +124,23 @@ class OnnxModel(Model):
             layers=layers_of(self._source.structure().graph),
         )
 
+    def get_intermediates(
+        self, keys: Iterable[str] | None = None, receive: Callable[[str, Any], None] | None = None
+    ) -> dict[str, Array]:
+        """Return the arrays that the graph's operations make for one batch, by the names of the tensors.
+
+        They are computed apart from the model's own session, some of them at a time. As ONNX Runtime cannot fuse
+        operations whose outputs it gives out, they may differ from what it has on the way in the last bits.
+        """
+        from dnnamo.frameworks.onnxruntime.intermediates import intermediates
+
+        found = intermediates(self._source, self._batch(), keys)
+        if receive is None:
+            return dict(found)
+        for name, array in found:
+            receive(name, array)
+        return {}
+
     def _step(self, session: Any) -> Any:
         feeds, name = self._batch(), self._source.name
         with step():
@@ -127,8 +148,9 @@ class OnnxModel(Model):
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _batch(self) -> dict[str, Any]:
-        if self._make_batch is not None:
-            return by_name(self._make_batch(), self._inputs)
+        return by_name(self._make_batch(), self._inputs)
+
+    def _random_batch(self) -> dict[str, Array]:
         self._random = self._random or random_batch(self._inputs, self._sizes)
         return self._random
 

@@ -15,6 +15,9 @@ __all__ = ["Input", "Sizes", "by_name", "inputs_of", "random_batch"]
 Dimension = int | str | None
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_BATCH = 8
+"""Examples in a batch where nothing says how many."""
+
 _LEAST_CHOICES = 2
 """Whole numbers are drawn from 0 and 1, unless they choose among the rows of a weight: masks take these too."""
 
@@ -79,7 +82,7 @@ class Sizes:
 
     Args:
         inputs: The model's inputs.
-        batch: Size of the first dimension of each input, where it is open; None for 1.
+        batch: Size of the first dimension of each input, where it is open; None for 8.
         dims: Sizes by the names of the dimensions; these come first.
 
     Raises:
@@ -138,7 +141,7 @@ class Sizes:
             return dim
         if dim in self._dims:
             return self._dims[dim]
-        return (self._batch or 1) if first or (dim is not None and dim in self._firsts) else None
+        return (self._batch or _BATCH) if first or (dim is not None and dim in self._firsts) else None
 
 
 def _lacking(value: Input, dims: Sequence[Dimension]) -> str:
@@ -173,12 +176,15 @@ def by_name(batch: Any, inputs: Sequence[Input]) -> dict[str, Any]:
     """Return the arrays of a batch by the names of their inputs.
 
     Args:
-        batch: A dict by name, a tuple or list in the order of the inputs, or the only input alone.
+        batch: A dict by name, a tuple or list in the order of the inputs, or the only input alone; or one of these in a
+            tuple with the targets, which are left out.
         inputs: The model's inputs.
 
     Raises:
         ModelError: If it has another number of them.
     """
+    if _has_targets(batch, inputs):
+        batch = batch[0]
     if isinstance(batch, Mapping):
         return {str(name): np.asarray(value) for name, value in batch.items()}
     values = batch if isinstance(batch, tuple | list) else (batch,)
@@ -188,3 +194,8 @@ def by_name(batch: Any, inputs: Sequence[Input]) -> dict[str, Any]:
             f"{'; '.join(map(str, inputs))}. Return a dict by name, or as many arrays in this order."
         )
     return {value.name: np.asarray(given) for value, given in zip(inputs, values, strict=True)}
+
+
+def _has_targets(batch: Any, inputs: Sequence[Input]) -> bool:
+    is_pair = isinstance(batch, tuple) and len(batch) == 2
+    return is_pair and (len(inputs) != 2 or isinstance(batch[0], Mapping | tuple | list))

@@ -71,15 +71,21 @@ class Source:
             return content
         return self._written()
 
+    def write(self, folder: Path) -> Path:
+        """Write the model into an empty folder, with its large weights in a file beside it; return its path."""
+        model = self.whole()
+        if model is self._given:
+            model = onnx.ModelProto()
+            model.CopyFrom(self._given)
+        onnx.save_model(model, folder / "model.onnx", save_as_external_data=True)
+        return folder / "model.onnx"
+
     def _written(self) -> str:
-        """Return the path of a copy with its weights beside it, which lives as long as this object."""
+        """Return the path of a copy that lives as long as this object."""
         if self._copy is None:
             folder = mkdtemp(prefix="dnnamo-onnx-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            copy = onnx.ModelProto()
-            copy.CopyFrom(self._given)
-            onnx.save_model(copy, f"{folder}/model.onnx", save_as_external_data=True)
-            self._copy = f"{folder}/model.onnx"
+            self._copy = str(self.write(Path(folder)))
         return self._copy
 
     def _check(self, model: Any) -> None:
