@@ -110,6 +110,9 @@ LOG_NAME = "log.txt"
 """Name of the artifact that holds what an attempt wrote to standard output and error."""
 
 
+_WITH_KEYS = ("get_weights", "get_intermediates")
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
@@ -178,6 +181,7 @@ class JobSpec(Record, frozen=True, kw_only=True):
         python: Interpreter to run it with, an absolute path that the worker allows; None takes the worker's own.
         repeats: How often a measurement that was disturbed is made again, at most.
         tags: Words to find the job by, in alphabetical order.
+        keys: Names or patterns of the weights or intermediates to get; none for all.
         capture: What a profile records beside the operations, each of which slows the profiled steps down.
         paired: Whether a profile also times unprofiled steps, before and after.
         setup: How the model computes, where that is not as its loader made it.
@@ -203,6 +207,7 @@ class JobSpec(Record, frozen=True, kw_only=True):
     python: str | None = None
     repeats: int = 0
     tags: list[str] = []
+    keys: list[str] = []
     capture: list[Capture] = []
     paired: bool = True
     setup: Setup = Setup()
@@ -243,6 +248,12 @@ class JobSpec(Record, frozen=True, kw_only=True):
             raise UsageError(f"python is {self.python!r}; it must be the absolute path of an interpreter.")
         if not all(self.tags):
             raise UsageError("A tag is empty; a tag is a word to find the job by.")
+        if self.keys and self.method not in _WITH_KEYS:
+            raise UsageError(
+                f"keys are {', '.join(self.keys)}, and {self.method} has nothing to choose from; leave them out."
+            )
+        if not all(self.keys):
+            raise UsageError("A key is empty; a key is the name of a weight or of an intermediate, or a pattern.")
         if self.method == "set_weights" and self.weights is None:
             raise UsageError("set_weights needs weights to set; none were given.")
         self._check_seed()

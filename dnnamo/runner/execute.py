@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from dnnamo.arrays import Array, write_arrays
 from dnnamo.errors import DnnamoError, ModelError, Unsupported, UsageError, WeightsError
 from dnnamo.frameworks import in_use, render_graph
 from dnnamo.loaders import find_loader
@@ -34,6 +32,7 @@ from dnnamo.records import (
     Steps,
 )
 from dnnamo.runner import measure
+from dnnamo.runner.arrays import as_array, as_arrays, weights_in, weights_of
 from dnnamo.runner.environment import describe
 from dnnamo.runner.evidence import Watch
 from dnnamo.runner.preload import preload_profiles
@@ -84,8 +83,8 @@ class _Returned:
             (self.scratch / name).write_bytes(content)
         self._add(name)
 
-    def keep_arrays(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, self.scratch / name)
+    def keep_arrays(self, name: str, arrays: Mapping[str, Array]) -> None:
+        write_arrays(self.scratch / name, arrays)
         self._add(name)
 
     def _add(self, name: str) -> None:
@@ -116,7 +115,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
         _configure(model, spec)
         if request.weights is not None:
             doing = "set_weights"
-            model.set_weights(_load_weights(request.weights))
+            model.set_weights(weights_in(request.weights))
         doing = spec.method
         with listen_for_losses(returned.counter.keep_loss):
             _METHODS[spec.method](model, spec, returned)
@@ -158,14 +157,6 @@ def _configure(model: Any, spec: JobSpec) -> None:
         configure(spec.setup)
     except Unsupported as error:
         raise Unsupported(f"The model {spec.model} cannot be set up with {options}: {error}") from error
-
-
-def _load_weights(path: str) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        weights: dict[str, np.ndarray[Any, Any]] = load_file(path)
-    except (SafetensorError, TypeError) as error:  # TypeError: a type that numpy does not have, as bfloat16
-        raise ModelError(f"The weights given with the job cannot be read into numpy arrays: {error}.") from error
-    return weights
 
 
 def _set_threads(spec: JobSpec) -> None:
@@ -271,10 +262,10 @@ def _measure(how: Callable[..., Measured], model: Any, spec: JobSpec, returned: 
 
 def _keep_predictions(predictions: list[Any], returned: _Returned) -> Predictions | None:
     """Keep the predictions that are arrays, up to `PREDICTION_BYTES`; None if they are something else."""
-    arrays = [value for value in map(_as_array, predictions) if value is not None]
+    arrays = [value for value in map(as_array, predictions) if value is not None]
     if not arrays or len(arrays) < len(predictions):
         return None
-    kept: dict[str, np.ndarray[Any, Any]] = {}
+    kept: dict[str, Array] = {}
     room = PREDICTION_BYTES
     for number, array in enumerate(arrays):
         room -= array.nbytes
@@ -284,14 +275,6 @@ def _keep_predictions(predictions: list[Any], returned: _Returned) -> Prediction
     if kept:
         returned.keep_arrays("predictions.safetensors", kept)
     return Predictions(kept=len(kept), total=len(arrays), total_bytes=sum(array.nbytes for array in arrays))
-
-
-def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError):  # a ragged list, a tensor that needs its gradient or is bfloat16
-        return None
-    return array if array.dtype.kind in "biuf" else None
 
 
 def _run_training(model: Any, spec: JobSpec, returned: _Returned) -> None:
@@ -400,16 +383,12 @@ def _graph(model: Any, spec: JobSpec, returned: _Returned) -> None:
     returned.keep(*render_graph(getattr(model, spec.method)()))
 
 
-def _arrays(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    values = getattr(model, spec.method)()
-    if not isinstance(values, Mapping):
-        raise ModelError(f"{spec.method} must return a dict from identifiers to arrays, not a {type(values).__name__}.")
-    arrays = {str(key): _as_array(value) for key, value in values.items()}
-    wrong = [key for key, value in arrays.items() if value is None]
-    if wrong:
-        raise ModelError(f"{spec.method} returned values that are no arrays of numbers: {', '.join(wrong)}.")
-    name = spec.method.removeprefix("get_") + ".safetensors"
-    returned.keep_arrays(name, {key: value for key, value in arrays.items() if value is not None})
+def _get_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    returned.keep_arrays("weights.safetensors", weights_of(model, spec.keys))
+
+
+def _intermediates(model: Any, spec: JobSpec, returned: _Returned) -> None:
+    returned.keep_arrays("intermediates.safetensors", as_arrays(model.get_intermediates(), "get_intermediates"))
 
 
 def _set_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:
@@ -419,11 +398,11 @@ def _set_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:
 _METHODS: dict[str, Callable[[Any, JobSpec, _Returned], None]] = {
     "get_inference_graph": _graph,
     "get_training_graph": _graph,
-    "get_weights": _arrays,
+    "get_weights": _get_weights,
     "set_weights": _set_weights,
     "run_inference": _run_inference,
     "run_training": _run_training,
     "profile_inference": _profile,
     "profile_training": _profile,
-    "get_intermediates": _arrays,
+    "get_intermediates": _intermediates,
 }

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -55,6 +56,7 @@ class Mixed(nn.Module):
         self.brief = nn.Parameter(torch.randn(5).to(torch.bfloat16))
         self.register_buffer("table", torch.arange(-3, 3))
         self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("tiny", torch.tensor([1.5, -0.5]).to(torch.float8_e4m3fn))
         self.register_buffer("fine", torch.randn(2, 2, dtype=torch.float64))
         self.shared = self.linear.weight
 
@@ -205,7 +207,7 @@ def test_outputs_of_any_structure_come_as_numpy_arrays():
     (output,) = TorchModel(Two(), lambda: (torch.ones(2), None)).run_inference()
 
     assert isinstance(output["one"], np.ndarray)
-    assert output["rest"][0].dtype == np.float32
+    assert output["rest"][0].dtype == ml_dtypes.bfloat16
     assert output["rest"][1] == 3
 
 
@@ -321,7 +323,7 @@ def test_weights_are_parameters_and_buffers_by_their_state_dict_names(mixed):
     weights = mixed.get_weights()
 
     assert set(weights) == set(mixed._module.state_dict())
-    assert weights["brief"].dtype == np.float32
+    assert weights["brief"].dtype == ml_dtypes.bfloat16
     assert weights["table"].dtype == np.int64
     assert weights["norm.num_batches_tracked"].shape == ()
     assert weights["fine"].dtype == np.float64

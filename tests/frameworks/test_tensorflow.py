@@ -5,6 +5,7 @@ from importlib import import_module
 from statistics import median
 from time import sleep
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -169,10 +170,10 @@ def test_refuses_to_get_unknown_weights(mlp):
         mlp.get_weights(["mlp/scores/bias", "bias"])
 
 
-def test_bfloat16_weights_come_as_float32():
+def test_bfloat16_weights_stay_what_they_are():
     model = small(layers.Dense(3, dtype="bfloat16"))
     saved = model.get_weights()
-    assert {value.dtype for value in saved.values()} == {np.dtype(np.float32)}
+    assert {value.dtype for value in saved.values()} == {np.dtype(ml_dtypes.bfloat16)}
 
     model.run_training(1)
     model.set_weights(saved)

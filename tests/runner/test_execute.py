@@ -3,10 +3,12 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
+from dnnamo.arrays import write_arrays
 from dnnamo.profiles.file import read_events
 from dnnamo.records import EVENTS_NAME, METHODS, Artifact, Evidence, JobSpec, Setup
 from dnnamo.runner import execute as module
@@ -75,7 +77,7 @@ def carry_out(tmp_path, scratch):
 def weights_file(tmp_path):
     def write(**arrays) -> Path:
         path = tmp_path / "given.safetensors"
-        save_file(arrays, path)
+        write_arrays(path, arrays)
         return path
 
     return write
@@ -217,6 +219,40 @@ def test_weights_without_dimensions_keep_their_shape(carry_out, scratch):
     carry_out("get_weights", "Given.weights = {'count': np.array(7)}")
 
     assert load_file(scratch / "weights.safetensors")["count"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        (["b"], ["b"]),
+        (["b", "a.x"], ["b", "a.x"]),
+        (["a.*"], ["a.x", "a.y"]),
+        (["?", "a.y"], ["b", "a.y"]),
+    ],
+)
+def test_only_weights_that_the_keys_stand_for_are_kept(carry_out, scratch, keys, kept):
+    outcome = carry_out("get_weights", "Given.weights = {'a.x': [1.0], 'a.y': [2.0], 'b': [3.0]}", keys=keys)
+
+    assert outcome.message is None
+    assert sorted(load_file(scratch / "weights.safetensors")) == sorted(kept)
+
+
+def test_a_pattern_that_stands_for_no_weight_is_named_with_the_nearest(carry_out):
+    outcome = carry_out("get_weights", "Given.weights = {'a.x': [1.0]}", keys=["a.x*", "b.*"])
+
+    assert outcome.cause == "user_error"
+    assert "The model has no weights named 'b.*'" in outcome.message
+
+
+def test_weights_that_are_not_a_number_are_refused_and_infinities_taken(carry_out, weights_file):
+    values = np.array([1, np.nan, np.inf, np.nan], np.float32)
+    given = weights_file(bias=np.ones(3), mask=np.full(2, -np.inf), scale=values.astype(ml_dtypes.bfloat16))
+
+    outcome = carry_out("set_weights", weights=given)
+
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert "No weight was changed: 1 of the 3 given" in outcome.message
+    assert "scale (2 of 4)" in outcome.message
 
 
 def test_weights_that_were_kept_can_be_set_again(carry_out, scratch):

@@ -19,6 +19,7 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._pytree import tree_map
 
+from dnnamo.frameworks.pytorch.arrays import to_numpy, to_tensor
 from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers
 
 if TYPE_CHECKING:
@@ -104,17 +105,17 @@ class TorchModel(Model):
         return make_fx(forward_backward)(trained, inputs, targets)
 
     def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """Return parameters and buffers by their `state_dict` name; bfloat16 comes as float32, exactly."""
+        """Return parameters and buffers by their `state_dict` name; bfloat16 is `ml_dtypes`'."""
         state = self._state()
         names = list(state) if keys is None else list(keys)
         _refuse_unknown(names, state)
-        return {name: _to_numpy(state[name]) for name in names}
+        return {name: to_numpy(state[name]) for name in names}
 
     def set_weights(self, kv: Mapping[str, Any]) -> None:
         """Copy arrays into the named parameters and buffers; all are checked before the first is changed."""
         state = self._state()
         _refuse_unknown(kv, state)
-        values = {name: torch.as_tensor(value) for name, value in kv.items()}
+        values = {name: to_tensor(value) for name, value in kv.items()}
         wrong = [
             f"{name} has shape {list(value.shape)}, the model's is {list(state[name].shape)}"
             for name, value in values.items()
@@ -181,7 +182,7 @@ class TorchModel(Model):
         with torch.inference_mode(), step(), mark:
             outputs = self._module(*args, **kwargs)
             self._synchronise()
-        return tree_map(_to_numpy, outputs)
+        return tree_map(to_numpy, outputs)
 
     def _train(self, batch: Batch, mark: AbstractContextManager[Any]) -> tuple[float, float | None]:
         (args, kwargs), targets = _arguments(batch[0]), batch[1]
@@ -224,13 +225,6 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, dict):
         return (), inputs
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
-
-
-def _to_numpy(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = value.detach().cpu()
-    return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy().copy()
 
 
 def _refuse_unknown(names: Iterable[str], state: Mapping[str, object]) -> None:

@@ -87,7 +87,7 @@ class KerasModel(Model):
         return self._training_step.get_concrete_function(*batch).graph
 
     def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, Array]:
-        """Return the model's weights by variable path; bfloat16 comes as float32, which holds it exactly."""
+        """Return the model's weights by variable path; bfloat16 is `ml_dtypes`'."""
         variables = self._variables()
         names = list(variables) if keys is None else list(keys)
         if unknown := _unknown(names, variables):
@@ -220,9 +220,7 @@ def _to_array(value: Any) -> Any:
     """Return a dense tensor as an array of its own; anything else as it is."""
     if not isinstance(value, tf.Tensor | tf.Variable):
         return value
-    array = value.numpy()
-    # NumPy has no bfloat16: what TensorFlow gives is a type that few files can hold.
-    return array.astype(np.float32) if value.dtype == tf.bfloat16 else array
+    return value.numpy()
 
 
 def _by_unique_path(variables: Iterable[Any]) -> dict[str, Any]:
