@@ -122,7 +122,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
     except BaseException as error:  # user code may raise SystemExit or worse; all of it is an outcome
         _log_traceback(error)
         message = _message(error, doing, spec, made_of=getattr(model, "made_of", "")).encode(errors="replace").decode()
-        return Outcome(state="failed", cause=_cause(error), message=message, environment=describe())
+        return Outcome(state="failed", cause=_cause(error, spec), message=message, environment=describe())
     return Outcome(
         state="succeeded",
         result=returned.result,
@@ -187,11 +187,12 @@ def _check_method(model: Any, spec: JobSpec) -> None:
             raise Unsupported(f"The model {spec.model} does not implement {method}. {offer(model, method)}")
 
 
-def _cause(error: BaseException) -> Cause:
-    if isinstance(error, Unsupported):
-        return "unsupported"
-    # The frameworks' names for a full accelerator; naming the class avoids importing any of them.
+def _cause(error: BaseException, spec: JobSpec) -> Cause:
+    # The frameworks' names for what went wrong; naming the class avoids importing any of them.
     names = {kind.__name__ for kind in type(error).__mro__}
+    # An operation that is not there for a number type, or that cannot be compiled, is missing for what the job asks.
+    if isinstance(error, Unsupported) or (spec.setup.asked and names & {"NotImplementedError", "UnimplementedError"}):
+        return "unsupported"
     if "OutOfMemoryError" in names or ("ResourceExhaustedError" in names and "/device:GPU" in str(error)):
         return "oom_device"
     # PyTorch raises a plain RuntimeError where the machine's memory ends (c10/core/impl/alloc_cpu.cpp).

@@ -944,6 +944,13 @@ def test_an_option_that_a_model_cannot_do_is_unsupported_with_its_reason(carry_o
     assert "given_model.py cannot be set up with jit_compile=True: it has no XLA" in outcome.message
 
 
+@pytest.mark.parametrize(("setup", "cause"), [(Setup(precision="float16"), "unsupported"), (Setup(), "user_error")])
+def test_an_operation_that_a_number_type_lacks_is_unsupported(carry_out, setup, cause):
+    refusing = a_method("run_inference", "raise NotImplementedError('not implemented for Half')")
+
+    assert carry_out("run_inference", CONFIGURED + refusing, setup=setup).cause == cause
+
+
 RANDOM = """
 import random
 made = random.random()

@@ -4,11 +4,12 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
 from dnnamo.model import Model, report_limit, report_loss, requested_capture, step
-from dnnamo.records import Device
+from dnnamo.records import Device, Setup
 
 try:
     import torch
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from dnnamo.frameworks.pytorch.arrays import to_numpy, to_tensor
 from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers
+from dnnamo.frameworks.pytorch.setup import Computation, set_up
 
 if TYPE_CHECKING:
     from dnnamo.profiles.flops import CountedOperation
@@ -67,11 +69,20 @@ class TorchModel(Model):
             raise LoaderError(f"TorchModel wraps a torch.nn.Module; it was given a {type(module).__name__}.")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = module.to(self._device)
+        self._computation = Computation(self._module, Setup(), self._device)
         self._make_batch = make_batch
         self._loss = loss or torch.nn.functional.cross_entropy
         self._score = accuracy if score is None and loss is None else score
         self._make_optimizer = optimizer or _sgd
         self._optimizer: torch.optim.Optimizer | None = None
+
+    def configure(self, setup: Setup) -> None:
+        """Have the network compute as a job asks: see `dnnamo.frameworks.pytorch.setup`.
+
+        `float32`, `bfloat16` and `float16` cast weights, inputs and targets; the mixed types are autocast, with scaled
+        gradients for float16. Channels last is for the 4-dimensional among weights and inputs.
+        """
+        self._computation = set_up(self._module, setup, self._device)
 
     def get_inference_graph(self) -> torch.export.ExportedProgram:
         """Return the `torch.export` program of the module in evaluation mode, for a batch of the same shapes."""
@@ -171,7 +182,7 @@ class TorchModel(Model):
         return [ProfilerActivity.CPU, *on_gpu]
 
     def _marked_layers(self) -> AbstractContextManager[None]:
-        if not is_compiled(self._module):
+        if not is_compiled(self._computation.network):
             return marked_layers(self._module)
         report_limit("The network is compiled by torch.compile, at least in part, so its layers are not told apart.")
         return nullcontext()
@@ -179,25 +190,35 @@ class TorchModel(Model):
     def _infer(self, batch: Batch, mark: AbstractContextManager[Any]) -> Any:
         args, kwargs = _arguments(batch[0])
         self._module.eval()
-        with torch.inference_mode(), step(), mark:
-            outputs = self._module(*args, **kwargs)
+        with torch.inference_mode(), step(), mark, self._computation.autocast():
+            outputs = self._computation.network(*args, **kwargs)
             self._synchronise()
         return tree_map(to_numpy, outputs)
 
     def _train(self, batch: Batch, mark: AbstractContextManager[Any]) -> tuple[float, float | None]:
-        (args, kwargs), targets = _arguments(batch[0]), batch[1]
+        batches = [batch, *(self._batch() for _ in range(self._computation.accumulate - 1))]
         optimizer = self._optimizer = self._optimizer or self._make_optimizer(self._module.parameters())
         self._module.train()
         with step(), mark:
             optimizer.zero_grad()
-            outputs = self._module(*args, **kwargs)
-            loss = self._loss(outputs, targets)
-            torch.autograd.backward(loss)
-            optimizer.step()
+            passes = [self._forward_backward(inputs, targets) for inputs, targets in batches]
+            self._computation.update(optimizer)
             self._synchronise()
-        report_loss(value := float(loss.detach()))
+        report_loss(value := fmean(float(loss.detach()) for _, loss in passes))
         with torch.no_grad():
-            return value, None if self._score is None else float(self._score(outputs, targets))
+            return value, self._mean_score([outputs for outputs, _ in passes], [targets for _, targets in batches])
+
+    def _forward_backward(self, inputs: Any, targets: Any) -> tuple[Any, torch.Tensor]:
+        args, kwargs = _arguments(inputs)
+        with self._computation.autocast():
+            outputs = self._computation.network(*args, **kwargs)
+            loss = self._loss(outputs, targets)
+        self._computation.backward(loss)
+        return outputs, loss
+
+    def _mean_score(self, outputs: list[Any], targets: list[Any]) -> float | None:
+        score = self._score
+        return None if score is None else fmean(float(score(*pair)) for pair in zip(outputs, targets, strict=True))
 
     def _batch(self) -> Batch:
         batch = self._make_batch()
@@ -207,7 +228,7 @@ class TorchModel(Model):
         return inputs, targets
 
     def _place(self, value: Any) -> Any:
-        return value.to(self._device) if isinstance(value, torch.Tensor) else value
+        return self._computation.fit(value) if isinstance(value, torch.Tensor) else value
 
     def _synchronise(self) -> None:
         if self._device.type == "cuda":

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
 from dnnamo.model import Model, report_limit, report_loss, requested_capture, step
-from dnnamo.records import Device
+from dnnamo.records import Device, Setup
 
 try:
     import tensorflow as tf
@@ -20,6 +21,8 @@ except ModuleNotFoundError as error:
 
 import keras
 import numpy as np
+
+from dnnamo.frameworks.tensorflow.setup import set_up
 
 if TYPE_CHECKING:
     from dnnamo.profiles.flops import CountedOperation
@@ -71,9 +74,25 @@ class KerasModel(Model):
         self._loss = _loss_function(loss)
         self._optimizer = keras.optimizers.get(optimizer or keras.optimizers.SGD(0.01))
         self._score = accuracy if score is None and loss is None else score
-        self._inference_step = tf.function(self._forward)
-        self._training_step = tf.function(self._forward_backward)
+        self._make_steps(Setup())
         self._has_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+    def _make_steps(self, setup: Setup) -> None:
+        self._accumulate = setup.accumulate
+        self._inference_step = tf.function(self._forward, jit_compile=setup.jit_compile or None)
+        self._training_step = tf.function(self._forward_backward, jit_compile=setup.jit_compile or None)
+
+    def configure(self, setup: Setup) -> None:
+        """Have the model compute as a job asks: see `dnnamo.frameworks.tensorflow.setup`.
+
+        The precision becomes the dtype policy of all layers, and weights are rounded to its type; with `mixed_float16`
+        gradients are scaled. Minibatches are accumulated by the optimizer, so one whose scaled gradients overflow
+        counts as none. Channels last is what Keras does anyway.
+        """
+        if not self._model.built:
+            self._batch()
+        self._optimizer = set_up(self._model, self._optimizer, setup)
+        self._make_steps(setup)
 
     def get_inference_graph(self) -> tf.Graph:
         """Return the graph of one inference step, for a batch of the same shapes."""
@@ -148,12 +167,19 @@ class KerasModel(Model):
         return tf.nest.map_structure(_to_array, outputs)
 
     def _train(self, batch: Batch, mark: Mark) -> tuple[float, float | None]:
+        batches = [batch, *(self._batch() for _ in range(self._accumulate - 1))]
         self._build_optimizer()
         with step(), mark():
-            loss, outputs = self._training_step(*batch)
+            passes = [self._training_step(*each) for each in batches]
             self._synchronise()
-        report_loss(value := float(loss))
-        return value, None if self._score is None else float(np.mean(self._score(batch[1], outputs)))
+        report_loss(value := fmean(float(loss) for loss, _ in passes))
+        return value, self._mean_score([targets for _, targets in batches], [outputs for _, outputs in passes])
+
+    def _mean_score(self, targets: list[Any], outputs: list[Any]) -> float | None:
+        score = self._score
+        if score is None:
+            return None
+        return fmean(float(np.mean(score(*pair))) for pair in zip(targets, outputs, strict=True))
 
     def _forward(self, inputs: Any) -> Any:
         return self._model(inputs, training=False)
