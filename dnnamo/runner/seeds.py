@@ -19,7 +19,8 @@ __all__ = ["seed_all", "seeding"]
 def seed_all(number: int) -> None:
     """Seed Python's, NumPy's and the generators of the frameworks that have been imported."""
     for framework in in_use():
-        framework.seed(number)
+        if hasattr(framework, "seed"):  # else it is being imported itself, as what imports the framework first
+            framework.seed(number)
     random.seed(number)
     np.random.seed(number)
 
@@ -48,7 +49,8 @@ class _SeedsOnImport(MetaPathFinder):
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._awaited = {package for package in known() if package not in sys.modules}
+        # A framework's own module imports the package, so that can be seeded only when both are there.
+        self._awaited = {module for pair in known().items() for module in pair if module not in sys.modules}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

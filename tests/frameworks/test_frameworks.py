@@ -104,8 +104,10 @@ import json, os, sys
 from importlib import import_module
 from dnnamo.errors import Unsupported
 package, plugin, count, variables = sys.argv[1:]
-framework = import_module(plugin)
-import_module(package)
+from dnnamo.runner.seeds import seeding
+with seeding(3):  # which seeds what is imported meanwhile
+    framework = import_module(plugin)
+    import_module(package)
 os.environ.update(dict.fromkeys(variables.split(), count))
 framework.set_threads(int(count))
 try:

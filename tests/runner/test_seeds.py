@@ -74,6 +74,20 @@ def test_a_framework_that_is_imported_later_is_seeded_then_and_what_it_drew_is_u
     assert type(given_library.__loader__) is type(given_library.__spec__.loader) is type(pytest.__loader__)
 
 
+def test_a_framework_that_is_imported_by_its_plug_in_is_seeded_once_both_are_there(seeds, monkeypatch, tmp_path):
+    (tmp_path / "given_framework.py").write_text("import random\nimport given_library\n\nseed = given_library.given\n")
+    (tmp_path / "given_library.py").write_text("import random\nrandom.random()\n\ndef given(number): pass\n")
+    monkeypatch.delitem(sys.modules, "given_framework")
+    with seeding(3):
+        first = drawn()
+    with seeding(3):
+        import given_framework
+
+        assert drawn() == first
+        assert callable(given_framework.seed)
+    sys.modules.pop("given_framework")
+
+
 def test_after_the_block_an_import_seeds_nothing(seeds):
     with seeding(3):
         pass

@@ -129,7 +129,9 @@ def compute(session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, Any
         found: list[Any] = session.run(outputs, feeds)
     except (_raised.InvalidArgument, ValueError, TypeError, RuntimeError) as error:
         takes = ", ".join(f"{value.name} {value.type} {value.shape}" for value in session.get_inputs())
-        raise ModelError(f"{name} does not take this batch: {_said(error)}. It takes {takes}.") from error
+        raise ModelError(
+            f"ONNX Runtime does not take this batch for {name}: {_said(error)}. The model takes {takes}."
+        ) from error
     except _ERRORS as error:
         raise _failure(error, session)(f"ONNX Runtime failed to run {name}: {_said(error)}.") from error
     return found
