@@ -62,7 +62,7 @@ def _located_name(scheme: str, name: str) -> str:
     if not name:
         raise ModelNotFound(f"{scheme}: needs the path of a file or folder after the colon.")
     path = _absolute(name)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
         raise ModelNotFound(f"There is no file {path}. Check the path after {scheme}:.")
     return str(path)
 

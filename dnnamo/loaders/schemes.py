@@ -20,6 +20,9 @@ _BUILT_IN = {
     "demo": "dnnamo.loaders.demos",
     "keras": "dnnamo.loaders.zoo.keras",
     "transformers": "dnnamo.loaders.zoo.transformers",
+    "torch_export": "dnnamo.loaders.zoo.torch_export",
+    "keras_file": "dnnamo.loaders.zoo.keras_file",
+    "saved_model": "dnnamo.loaders.zoo.saved_model",
 }
 _NEAR = 0.5
 """How alike a word must be to pass for a scheme that was misspelt: `torch` for `torchvision` does."""

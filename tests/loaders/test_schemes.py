@@ -1,14 +1,16 @@
 """What every scheme keeps to, built in or of another package."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from dnnamo.errors import LoaderError, ModelNotFound
+from dnnamo.errors import LoaderError, ModelNotFound, Unsupported
 from dnnamo.loaders import load, locate, schemes
 from dnnamo.model import capabilities
 
@@ -19,11 +21,11 @@ class Case(NamedTuple):
     """A small model of a scheme.
 
     Attributes:
-        name: What stands after the colon.
+        name: What stands after the colon; `{files}` stands for the folder of `written_files`.
         params: Options that make it small.
         trains: Whether it has training.
-        miss: A name that is near to one that there is.
-        near: That one.
+        miss: A name that is near to one that there is, or the path of no file.
+        near: What the answer to that has.
     """
 
     name: str
@@ -31,6 +33,10 @@ class Case(NamedTuple):
     trains: bool
     miss: str
     near: str
+
+    @property
+    def is_path(self) -> bool:
+        return "{files}" in self.name
 
 
 CASES = {
@@ -43,12 +49,21 @@ CASES = {
         "bret",
         "transformers:bert",
     ),
+    "torch_export": Case("{files}/open.pt2", {"batch": 3}, False, "{files}/absent.pt2", "absent.pt2"),
+    "keras_file": Case("{files}/compiled.keras", {"batch": 3}, True, "{files}/absent.keras", "absent.keras"),
+    "saved_model": Case("{files}/served", {"batch": 3}, False, "{files}/absent", "absent"),
 }
 
 
 @pytest.fixture(params=CASES)
 def scheme(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def case(scheme: str, written_files: Path) -> Case:
+    found = CASES[scheme]
+    return found._replace(name=found.name.format(files=written_files), miss=found.miss.format(files=written_files))
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +73,9 @@ def models() -> dict[str, Any]:
 
 
 @pytest.fixture
-def model(scheme: str, models: dict[str, Any]) -> Any:
+def model(scheme: str, case: Case, models: dict[str, Any]) -> Any:
     if scheme not in models:
-        models[scheme] = load(f"{scheme}:{CASES[scheme].name}", CASES[scheme].params)
+        models[scheme] = load(f"{scheme}:{case.name}", case.params)
     return models[scheme]
 
 
@@ -77,18 +92,18 @@ def test_every_scheme_has_a_case() -> None:
     assert set(schemes.known()) == set(CASES)
 
 
-def test_a_name_that_is_unknown_is_answered_with_the_nearest(scheme: str) -> None:
+def test_a_name_that_is_unknown_is_answered_with_the_nearest(scheme: str, case: Case) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        schemes.find(scheme).loader(CASES[scheme].miss)
-    assert CASES[scheme].near in str(caught.value)
+        schemes.find(scheme).loader(case.miss)
+    assert case.near in str(caught.value)
 
 
-def test_the_name_is_among_those_that_are_listed_and_fits_in_any_case(scheme: str) -> None:
+@pytest.mark.parametrize("scheme", [name for name, case in CASES.items() if not case.is_path])
+def test_the_name_is_among_those_that_are_listed_and_fits_in_any_case(scheme: str, case: Case) -> None:
     listed = schemes.find(scheme).names()
-    name = CASES[scheme].name
-    assert name in listed
+    assert case.name in listed
     assert len(set(listed)) == len(listed)
-    assert callable(schemes.find(scheme).loader(name.upper()))
+    assert callable(schemes.find(scheme).loader(case.name.upper()))
 
 
 def test_two_runs_predict_the_same(model: Any) -> None:
@@ -96,15 +111,16 @@ def test_two_runs_predict_the_same(model: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_batch_has_the_size_that_the_option_says(model: Any, scheme: str) -> None:
+def test_the_batch_has_the_size_that_the_option_says(model: Any, case: Case) -> None:
     sizes = {len(leaf) for leaf in leaves(model.run_inference(1)) if leaf.ndim}
-    assert sizes == {CASES[scheme].params["batch"]}
+    assert sizes == {case.params["batch"]}
 
 
-def test_training_is_there_where_it_is_said_to_be(model: Any, scheme: str) -> None:
-    assert ("run_training" in capabilities(model)) == CASES[scheme].trains
-    if not CASES[scheme].trains:
-        assert model.reasons["run_training"]
+def test_training_is_there_where_it_is_said_to_be(model: Any, case: Case) -> None:
+    assert ("run_training" in capabilities(model)) == case.trains
+    if not case.trains:
+        with pytest.raises(Unsupported, match=re.escape(model.reasons["run_training"])):
+            model.run_training(1)
         return
     steps = model.run_training(2)
     assert len(steps) == 2
@@ -112,14 +128,27 @@ def test_training_is_there_where_it_is_said_to_be(model: Any, scheme: str) -> No
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
-def test_a_batch_that_is_none_is_refused(scheme: str, value: object) -> None:
+def test_a_batch_that_is_none_is_refused(scheme: str, case: Case, value: object) -> None:
     with pytest.raises(LoaderError, match="batch is .*; it must be a whole number of at least 1"):
-        load(f"{scheme}:{CASES[scheme].name}", {**CASES[scheme].params, "batch": value})
+        load(f"{scheme}:{case.name}", {**case.params, "batch": value})
 
 
-def test_an_option_that_is_unknown_is_refused(scheme: str) -> None:
+def test_an_option_that_is_unknown_is_refused(scheme: str, case: Case) -> None:
     with pytest.raises(LoaderError, match="batsh"):
-        load(f"{scheme}:{CASES[scheme].name}", {"batsh": 2})
+        load(f"{scheme}:{case.name}", {"batsh": 2})
+
+
+@pytest.mark.parametrize("scheme", sorted(set(CASES) - {"demo"}))
+def test_a_function_makes_the_batch_in_place_of_the_loader(scheme: str, case: Case, model: Any, tmp_path: Path) -> None:
+    made = model._make_batch()
+    (tmp_path / "given_data.py").write_text("batches = []\ndef make():\n    return batches[0]\n")
+    given = {name: value for name, value in case.params.items() if name not in ("batch", "length")}
+    loaded = load(f"{scheme}:{case.name}", {**given, "data": f"{tmp_path}/given_data.py:make"})
+    sys.modules["_dnnamo_model_given_data"].batches.append(made)
+    assert loaded._make_batch() is made
+    assert "data" in loaded.made_of
+    with pytest.raises(LoaderError, match="batch cannot be given together with data"):
+        load(f"{scheme}:{case.name}", {**given, "data": f"{tmp_path}/given_data.py:make", "batch": 2})
 
 
 def test_a_scheme_is_described_and_listed_by_name_without_its_packages() -> None:
