@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import NamedTuple, Protocol, cast
 
 from dnnamo.errors import ModelError
+from dnnamo.graphs import Graph
 from dnnamo.plugins import installed
 from dnnamo.records import Device
 
-__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "known", "plugin_module", "render_graph"]
+__all__ = ["PRELOADS", "Framework", "Preload", "in_use", "known", "plugin_module", "read_graph", "render_graph"]
 
 _BUILT_IN = {
     "torch": "dnnamo.frameworks.pytorch",
@@ -66,6 +67,9 @@ class Framework(Protocol):
     def graph_file(self, graph: object) -> tuple[str, bytes] | None:
         """Return name and content of the file that keeps a native graph; None if it is not this framework's."""
 
+    def graph_of(self, native: object) -> Graph | None:
+        """Return a native graph in the form that all frameworks share; None if it is not this framework's."""
+
 
 def known() -> dict[str, str]:
     """Return the module with each framework's plug-in functions, by the package that marks it as in use."""
@@ -85,11 +89,13 @@ def in_use() -> Iterator[Framework]:
 
 
 def render_graph(graph: object) -> tuple[str, bytes]:
-    """Return name and content of the file that keeps a framework's own graph.
+    """Return name and content of the file that keeps a framework's own graph, or a `Graph` that a model made itself.
 
     Raises:
         ModelError: If no framework in use knows the graph's type.
     """
+    if isinstance(graph, Graph):
+        return "graph.json", graph.to_json()
     for framework in in_use():
         found = framework.graph_file(graph)
         if found is not None:
@@ -97,6 +103,14 @@ def render_graph(graph: object) -> tuple[str, bytes]:
     raise ModelError(
         f"The model returned a graph of type {_type(graph)}, which no framework in use can write to a file."
     )
+
+
+def read_graph(graph: object) -> Graph | None:
+    """Return a framework's own graph in the form that all share; None if its framework does not tell it."""
+    if isinstance(graph, Graph):
+        return graph
+    found = (framework.graph_of(graph) for framework in in_use())
+    return next((it for it in found if it is not None), None)
 
 
 def _type(value: object) -> str:

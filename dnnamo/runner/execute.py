@@ -15,7 +15,7 @@ import msgspec
 
 from dnnamo.arrays import Array, write_arrays
 from dnnamo.errors import DnnamoError, ModelError, Unsupported, UsageError, WeightsError
-from dnnamo.frameworks import in_use, render_graph
+from dnnamo.frameworks import in_use, read_graph, render_graph
 from dnnamo.loaders import find_loader
 from dnnamo.model import Capturing, capabilities, listen_for_losses, offer
 from dnnamo.records import (
@@ -38,13 +38,18 @@ from dnnamo.runner.evidence import Watch
 from dnnamo.runner.preload import preload_profiles
 from dnnamo.runner.progress import Counter
 from dnnamo.runner.seeds import seed_all, seeding
-from dnnamo.runner.wire import Request
+from dnnamo.runner.wire import MAX_FRAME_BYTES, Request
+from dnnamo.sizes import as_size
 
 if TYPE_CHECKING:
+    from dnnamo.graphs import Graph
     from dnnamo.profiles.flops import CountedOperation
     from dnnamo.profiles.recording import Recording
 
 __all__ = ["execute"]
+
+MAX_GRAPH_BYTES = MAX_FRAME_BYTES // 2
+"""Graphs are stored up to this size as JSON: the rest of what a runner reports is far smaller."""
 
 PREDICTION_BYTES = 2**20
 """Predictions are kept up to this size in total, first step first."""
@@ -65,7 +70,7 @@ _MEDIA_TYPES = {
 
 
 class _Returned:
-    """Collects what a method gave: the result, the profile, and files in the scratch folder."""
+    """Collects what a method gave: the result, the profile, the graph, and files in the scratch folder."""
 
     def __init__(self, scratch: Path, counter: Counter, gpu: str | None) -> None:
         self.scratch = scratch
@@ -74,6 +79,7 @@ class _Returned:
         self.result: Result | None = None
         self.evidence: Evidence | None = None
         self.profile: Profile | None = None
+        self.graph: Graph | None = None
         self.artifacts: list[Artifact] = []
 
     def keep(self, name: str, content: bytes | Path) -> None:
@@ -127,6 +133,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
         state="succeeded",
         result=returned.result,
         profile=returned.profile,
+        graph=returned.graph,
         environment=describe(),
         artifacts=returned.artifacts,
     )
@@ -381,7 +388,15 @@ _CAPTURES = {"shapes": "input shapes", "memory": "allocations and releases", "st
 
 
 def _graph(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    returned.keep(*render_graph(getattr(model, spec.method)()))
+    native = getattr(model, spec.method)()
+    returned.keep(*render_graph(native))
+    returned.graph = read_graph(native)
+    size = 0 if returned.graph is None else len(returned.graph.to_json())
+    if size > MAX_GRAPH_BYTES:
+        raise ModelError(
+            f"The graph of {spec.model} is {as_size(size)} of names, shapes and edges, more than the "
+            f"{as_size(MAX_GRAPH_BYTES)} that are stored. Take the graph of a part of the model."
+        )
 
 
 def _get_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:

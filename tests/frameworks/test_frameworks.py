@@ -13,8 +13,9 @@ import pytest
 
 import dnnamo.frameworks as frameworks
 from dnnamo.errors import ModelError
-from dnnamo.frameworks import in_use, known, plugin_module, render_graph
+from dnnamo.frameworks import in_use, known, plugin_module, read_graph, render_graph
 from dnnamo.runner.environment import THREAD_VARIABLES
+from tests.graphs.drawn import GRAPH
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_looking_for_frameworks_imports_none(monkeypatch):
 
 def test_a_graph_goes_to_the_framework_that_knows_it(used):
     assert render_graph("graph") == ("graph.bin", b"g")
+
+
+def test_a_graph_is_read_by_the_framework_that_knows_it(used):
+    used.graph_of = lambda graph: GRAPH if graph == "graph" else None
+
+    assert (read_graph("graph"), read_graph("another")) == (GRAPH, None)
+
+
+def test_a_graph_that_a_model_made_itself_is_taken_as_it_is(used):
+    assert read_graph(GRAPH) is GRAPH
+    assert render_graph(GRAPH) == ("graph.json", GRAPH.to_json())
 
 
 def test_a_graph_that_nobody_knows_names_its_type(used):

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dnnamo.arrays import write_arrays
+from dnnamo.graphs import Graph
 from dnnamo.profiles.file import read_events
 from dnnamo.records import EVENTS_NAME, METHODS, Artifact, Evidence, JobSpec, Setup
 from dnnamo.runner import execute as module
@@ -296,6 +297,63 @@ def test_graphs_are_kept_as_an_artifact(carry_out, monkeypatch, scratch, method)
 
     assert outcome.artifacts == [Artifact(name="graph.py", media_type="text/x-python")]
     assert (scratch / "graph.py").read_text() == "the graph"
+
+
+OWN_GRAPH = """
+from dnnamo.graphs import Graph, GraphOperation, GraphTensor
+graph = Graph(
+    source="given",
+    operations=[GraphOperation(number=0, name="o", kind="k" * length, outputs=[made])],
+    tensors=[GraphTensor(number=0, name="t", shape=[1])],
+)
+return graph
+"""
+
+
+def own_graph(length: int = 1, made: int = 0) -> str:
+    body = "\n        ".join(OWN_GRAPH.replace("length", str(length)).replace("made", str(made)).split("\n"))
+    return a_method("get_training_graph", body)
+
+
+def test_a_graph_that_the_model_made_itself_is_kept_as_it_is(carry_out, scratch):
+    outcome = carry_out("get_training_graph", own_graph())
+
+    assert outcome.artifacts == [Artifact(name="graph.json", media_type="application/json")]
+    assert (outcome.graph.source, outcome.graph.operations[0].kind) == ("given", "k")
+    assert Graph.from_json((scratch / "graph.json").read_bytes()) == outcome.graph
+
+
+def test_a_graph_that_does_not_hang_together_is_the_models_fault(carry_out):
+    outcome = carry_out("get_training_graph", own_graph(made=5))
+
+    assert (outcome.state, outcome.cause) == ("failed", "user_error")
+    assert "Operation 'o' names tensor 5; the graph's tensors are 0 to 0." in outcome.message
+
+
+def test_a_graph_that_is_too_large_to_store_says_so(carry_out, monkeypatch):
+    monkeypatch.setattr(module, "MAX_GRAPH_BYTES", 2**20)
+    outcome = carry_out("get_training_graph", own_graph(length=2**20))
+
+    assert (outcome.state, outcome.cause, outcome.graph) == ("failed", "user_error", None)
+    assert "of names, shapes and edges, more than the 1.00 MiB that are stored." in outcome.message
+
+
+@pytest.mark.parametrize("method", ["get_inference_graph", "get_training_graph"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer", "keras_mlp", "keras_cnn"])
+def test_the_graph_of_each_demo_is_read(carry_out, scratch, name, method):
+    if "CI" not in os.environ:
+        pytest.importorskip("tensorflow" if "keras" in name else "torch")
+    outcome = carry_out(method, model=f"demo:{name}", params={"batch": 3})
+
+    assert (outcome.state, outcome.message) == ("succeeded", None)
+    suffix = "pb" if "keras" in name else "pt2" if "inference" in method else "py"
+    assert [artifact.name for artifact in outcome.artifacts] == [f"graph.{suffix}"]
+    (given, *_) = (outcome.graph.tensors[number] for number in outcome.graph.inputs)
+    assert given.shape[0] == 3
+    kept = carry_out("get_weights", model=f"demo:{name}", params={"batch": 3})
+    assert kept.graph is None
+    weights = {it.name: it.shape for it in outcome.graph.tensors if it.role == "weight"}
+    assert weights == {key: list(it.shape) for key, it in load_file(scratch / "weights.safetensors").items()}
 
 
 PROFILED = """

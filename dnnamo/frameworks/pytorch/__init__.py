@@ -1,6 +1,5 @@
 """PyTorch: the base wrapper for any `torch.nn.Module`, and the framework's plug-in functions."""
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -21,13 +20,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._pytree import tree_map
 
 from dnnamo.frameworks.pytorch.arrays import to_numpy, to_tensor
-from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers
+from dnnamo.frameworks.pytorch.graphs import graph_file, graph_of
+from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers, uncompiled
 from dnnamo.frameworks.pytorch.setup import Computation, set_up
+from dnnamo.frameworks.pytorch.tracing import exported, recorded_training
 
 if TYPE_CHECKING:
     from dnnamo.profiles.flops import CountedOperation
 
-__all__ = ["TorchModel", "accuracy"]
+__all__ = ["TorchModel", "accuracy", "graph_file", "graph_of"]
 
 Batch = tuple[Any, Any]
 OneStep = Callable[[Batch, AbstractContextManager[Any]], Any]
@@ -84,36 +85,32 @@ class TorchModel(Model):
         """
         self._computation = set_up(self._module, setup, self._device)
 
-    def get_inference_graph(self) -> torch.export.ExportedProgram:
-        """Return the `torch.export` program of the module in evaluation mode, for a batch of the same shapes."""
+    def get_inference_graph(self) -> torch.export.ExportedProgram | torch.fx.GraphModule:
+        """Return the `torch.export` program of the module in evaluation mode, for a batch of the same shapes.
+
+        Where `torch.export` refuses the module, for what it does depends on values for example, it is the `torch.fx`
+        graph of what it did with one batch, which says so in its `meta`.
+        """
         args, kwargs = _arguments(self._batch()[0])
         self._module.eval()
-        with torch.no_grad():
-            return torch.export.export(self._module, args, kwargs)
+        with uncompiled(self._module) as module, self._computation.autocast():
+            return exported(module, args, kwargs)
 
     def get_training_graph(self) -> torch.fx.GraphModule:
         """Return the forward and backward pass of one step as one `torch.fx` graph of ATen operations.
 
-        Its inputs are the trained parameters, the model's inputs and the targets; its outputs are the loss and the
-        parameters' gradients.
+        Its inputs are a dict of parameters and buffers, the model's inputs and the targets; its outputs are the loss
+        and the gradients of the trained parameters.
         """
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         inputs, targets = self._batch()
         self._module.train()
-        trained = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
-        # Copies, as tracing runs the step once and a normalisation would count it among its statistics.
-        buffers = {name: value.clone() for name, value in self._module.named_buffers()}
+        with uncompiled(self._module) as module:
+            return recorded_training(module, self._computed_loss, inputs, targets)
 
-        def forward_backward(
-            parameters: dict[str, torch.Tensor], inputs: Any, targets: Any
-        ) -> tuple[torch.Tensor, ...]:
-            args, kwargs = _arguments(inputs)
-            outputs = torch.func.functional_call(self._module, parameters | buffers, args, kwargs)
-            loss = self._loss(outputs, targets)
-            return (loss, *torch.autograd.grad(loss, list(parameters.values()), allow_unused=True))
-
-        return make_fx(forward_backward)(trained, inputs, targets)
+    def _computed_loss(self, call: Callable[..., Any], inputs: Any, targets: Any) -> torch.Tensor:
+        args, kwargs = _arguments(inputs)
+        with self._computation.autocast():
+            return self._loss(call(*args, **kwargs), targets)
 
     def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """Return parameters and buffers by their `state_dict` name; bfloat16 is `ml_dtypes`'."""
@@ -285,14 +282,3 @@ def check_device(device: Device) -> None:
             f"The job wants a GPU, and PyTorch {torch.__version__} sees none in this process. Run it on a worker with "
             "a GPU and a CUDA build of PyTorch, or with --device cpu."
         )
-
-
-def graph_file(graph: object) -> tuple[str, bytes] | None:
-    """Return an exported program as `graph.pt2` or a `torch.fx` graph as readable Python in `graph.py`."""
-    if isinstance(graph, torch.export.ExportedProgram):
-        packed = io.BytesIO()
-        torch.export.save(graph, packed)
-        return "graph.pt2", packed.getvalue()
-    if isinstance(graph, torch.fx.GraphModule):
-        return "graph.py", graph.print_readable(print_output=False).encode()
-    return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-__all__ = ["LAYER_MARK", "entered_layers", "is_compiled", "marked_layers"]
+__all__ = ["LAYER_MARK", "entered_layers", "is_compiled", "marked_layers", "uncompiled"]
 
 LAYER_MARK = "dnnamo.layer:"
 """Prefix of a layer's mark in PyTorch's profile; its path follows."""
@@ -66,3 +66,17 @@ def is_compiled(network: torch.nn.Module) -> bool:
     """Whether `torch.compile` has taken a part of a network: it would compile again because of any hook."""
     # What `torch.compile` returns is known by where it keeps the original: its class is slow to import.
     return any(module._compiled_call_impl or "_orig_mod" in module._modules for module in network.modules())
+
+
+@contextmanager
+def uncompiled(network: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Give a network as it was written, with none of what `torch.compile` made of it or of its parts, meanwhile."""
+    written = network._modules.get("_orig_mod") or network
+    compiled = [(module, module._compiled_call_impl) for module in written.modules() if module._compiled_call_impl]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield written
+    finally:
+        for module, call in compiled:
+            module._compiled_call_impl = call

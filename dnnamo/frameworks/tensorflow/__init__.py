@@ -22,12 +22,13 @@ except ModuleNotFoundError as error:
 import keras
 import numpy as np
 
+from dnnamo.frameworks.tensorflow.graphs import graph_file, graph_of, name_weights
 from dnnamo.frameworks.tensorflow.setup import set_up
 
 if TYPE_CHECKING:
     from dnnamo.profiles.flops import CountedOperation
 
-__all__ = ["KerasModel", "accuracy"]
+__all__ = ["KerasModel", "accuracy", "graph_file", "graph_of"]
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, Any]
@@ -97,13 +98,16 @@ class KerasModel(Model):
     def get_inference_graph(self) -> tf.Graph:
         """Return the graph of one inference step, for a batch of the same shapes."""
         inputs, _ = self._batch()
-        return self._inference_step.get_concrete_function(inputs).graph
+        return self._named(self._inference_step.get_concrete_function(inputs).graph)
 
     def get_training_graph(self) -> tf.Graph:
         """Return the graph of one training step: forward and backward pass and the optimizer's update."""
         batch = self._batch()
         self._build_optimizer()
-        return self._training_step.get_concrete_function(*batch).graph
+        return self._named(self._training_step.get_concrete_function(*batch).graph)
+
+    def _named(self, graph: tf.Graph) -> tf.Graph:
+        return name_weights(graph, {name: variable.value for name, variable in self._variables().items()})
 
     def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, Array]:
         """Return the model's weights by variable path; bfloat16 is `ml_dtypes`'."""
@@ -358,14 +362,3 @@ def check_device(device: Device) -> None:
             f"The job wants a GPU, and TensorFlow {tf.__version__} sees none in this process. Run it on a worker with "
             "a GPU and a CUDA build of TensorFlow, or with --device cpu."
         )
-
-
-def graph_file(graph: object) -> tuple[str, bytes] | None:
-    """Return a `tf.Graph`, concrete function or GraphDef as a serialized GraphDef, with shapes where there are any."""
-    if isinstance(graph, tf.types.experimental.ConcreteFunction):
-        graph = graph.graph
-    if isinstance(graph, tf.Graph):
-        graph = graph.as_graph_def(add_shapes=True)
-    if isinstance(graph, tf.compat.v1.GraphDef):
-        return "graph.pb", graph.SerializeToString(deterministic=True)
-    return None

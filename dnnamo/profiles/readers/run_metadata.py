@@ -19,6 +19,7 @@ from dnnamo.errors import UsageError
 from dnnamo.profiles.events import NONE, Column, Events, Texts
 from dnnamo.profiles.readers.protos import Field, message_class
 from dnnamo.profiles.recording import Recording
+from dnnamo.profiles.scopes import scope_of
 
 __all__ = ["read"]
 
@@ -181,7 +182,7 @@ def _operation(node: Any, device: Any, step: int) -> _Node:
         process=device.device,
         thread=_thread(node, device),
         bytes=sum(used["total_bytes"] for used in memory) if memory else NONE,
-        layer=_scope(node.node_name),
+        layer=scope_of(node.node_name),
         args=args | _further_times(node),
         step=step,
         **_times(node),
@@ -200,7 +201,7 @@ def _work(node: Any, device: str, place: re.Match[str], step: int) -> _Node:
         device=NONE if place[4] == "sync" else int(place[1]),
         stream=int(place[2]) if (place[2] or "").isdigit() else NONE,
         bytes=int(size[1]) if size else NONE,
-        layer=_scope(full),
+        layer=scope_of(full),
         args={"op": full, "op_type": kind, "details": node.timeline_label} | _further_times(node),
         step=step,
         **_times(node),
@@ -235,10 +236,6 @@ def _further_times(node: Any) -> dict[str, int]:
 def _thread(node: Any, device: Any) -> str:
     names = {entry.key: entry.value for entry in device.thread_names} if node.thread_id else {}
     return names.get(node.thread_id) or (str(node.thread_id) if node.thread_id else "")
-
-
-def _scope(name: str) -> str | None:
-    return name.rpartition("/")[0] or None
 
 
 def _output(output: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dnnamo.profiles.events import NONE, Column, Ints, Texts, nothing
 from dnnamo.profiles.readers.xplanes import Rows
+from dnnamo.profiles.scopes import scope_of
 
 __all__ = ["RUNTIME", "is_host", "meanings"]
 
@@ -116,16 +117,12 @@ def _hlo_kind(name: str) -> str:
 
 def _layers(rows: Rows, full: Texts) -> Texts:
     """Return the scope of each operation and kernel: TensorFlow's, or the one that JAX gave to XLA as `name`."""
-    of_tf = _mapped(_texts(rows, "tf_op"), lambda text: _scope(json.loads(text).rpartition(":")[0]))
-    of_hlo = _mapped(_texts(rows, "name"), lambda text: _scope(json.loads(text)))
+    of_tf = _mapped(_texts(rows, "tf_op"), lambda text: scope_of(json.loads(text).rpartition(":")[0]))
+    of_hlo = _mapped(_texts(rows, "name"), lambda text: scope_of(json.loads(text)))
     layers = _overlaid(Texts.same(None, len(rows)), _has(rows, "hlo_op"), of_hlo)
-    for scopes in (of_tf, _mapped(full, _scope)):
+    for scopes in (of_tf, _mapped(full, scope_of)):
         layers = _overlaid(layers, scopes.codes >= 0, scopes)
     return layers
-
-
-def _scope(name: str) -> str | None:
-    return name.rpartition("/")[0] or None
 
 
 def _inputs(rows: Rows) -> Columns:
