@@ -23,6 +23,7 @@ _BUILT_IN = {
     "torch_export": "dnnamo.loaders.zoo.torch_export",
     "keras_file": "dnnamo.loaders.zoo.keras_file",
     "saved_model": "dnnamo.loaders.zoo.saved_model",
+    "onnx": "dnnamo.loaders.zoo.onnx",
 }
 _NEAR = 0.5
 """How alike a word must be to pass for a scheme that was misspelt: `torch` for `torchvision` does."""

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -248,20 +249,21 @@ def test_a_failed_set_changes_nothing(model, wrong, words):
     assert np.array_equal(model.run_inference()[0], outputs)
 
 
-def test_types_that_numpy_does_not_have_come_as_wider_ones_and_go_back_exactly():
+@pytest.mark.parametrize(("kind", "name"), [("BFLOAT16", "bfloat16"), ("FLOAT8E5M2", "float8_e5m2"), ("INT4", "int8")])
+def test_types_that_numpy_does_not_have_go_round_exactly(kind, name):
     node = helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)
     brief = model_of([node], [], [("y", TensorProto.FLOAT, [3])], {"w": values(3)})
-    weight = brief.graph.initializer[0]
-    weight.CopyFrom(helper.make_tensor("w", TensorProto.BFLOAT16, [3], [0.5, 1.0, -2.0]))
+    brief.opset_import[0].version = 21
+    brief.graph.initializer[0].CopyFrom(helper.make_tensor("w", getattr(TensorProto, kind), [3], [3, 1, -2]))
     model = OnnxModel(brief)
 
     arrays = model.get_weights()
-    model.set_weights(arrays)
+    model.set_weights({"w": np.flip(arrays["w"])})
 
-    assert arrays["w"].dtype == np.float32
-    assert arrays["w"].tolist() == [0.5, 1.0, -2.0]
-    assert model.get_inference_graph().graph.initializer[0].data_type == TensorProto.BFLOAT16
-    assert model.run_inference()[0].tolist() == [0.5, 1.0, -2.0]
+    assert arrays["w"].dtype.name == name
+    assert arrays["w"].astype(np.float32).tolist() == [3.0, 1.0, -2.0]
+    assert model.get_inference_graph().graph.initializer[0].data_type == getattr(TensorProto, kind)
+    assert model.run_inference()[0].tolist() == [-2.0, 1.0, 3.0]
 
 
 def test_a_model_of_a_path_is_a_graph_with_its_weights(path):
@@ -319,7 +321,7 @@ def test_the_arrays_within_are_those_of_the_graph_in_its_order(model):
 
 
 @pytest.mark.parametrize(
-    ("keys", "names"), [(["b"], ["b"]), (["[bc]"], ["b", "c"]), (["y", "a"], ["a", "y"]), (["?"], ["a", "b", "c", "y"])]
+    ("keys", "names"), [(["b"], ["b"]), (["[bc]"], ["b", "c"]), (["y", "a"], ["y", "a"]), (["?"], ["a", "b", "c", "y"])]
 )
 def test_arrays_within_are_chosen_by_name_or_pattern(keys, names, model):
     assert list(model.get_intermediates(keys)) == names
@@ -393,6 +395,47 @@ def test_layers_are_those_that_the_exporter_noted():
     rows = {row.name: row for row in profile.operations["layer"]}
     assert rows["net"].total_ns == rows["net.first"].total_ns
     assert {op.layer for op in framework.graph_of(made).operations} == {"net.first"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """demo:cnn as PyTorch's exporter writes it."""
+    if "CI" not in os.environ:
+        pytest.importorskip("onnxscript")
+    import torch
+
+    from dnnamo.loaders.demos.pytorch import cnn
+
+    path = tmp_path_factory.mktemp("exported") / "cnn.onnx"
+    network, images = cnn(batch=2)._module.eval(), (torch.ones(2, 1, 28, 28),)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the exporter has to say of PyTorch's own parts
+        torch.onnx.export(network, images, path, dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},))
+    return path
+
+
+def test_what_pytorch_exported_computes_the_same(exported):
+    import torch
+
+    from dnnamo.loaders.demos.pytorch import cnn
+
+    images = values(3, 1, 28, 28)
+    with torch.no_grad():
+        wanted = cnn(batch=2)._module.eval()(torch.from_numpy(images)).numpy()
+
+    assert np.allclose(OnnxModel(exported, lambda: images).run_inference()[0], wanted, atol=1e-4)
+
+
+def test_what_pytorch_exported_has_its_modules_as_layers(exported):
+    model = OnnxModel(exported, batch=2)
+    profile, _ = profile_of(read(model.profile_inference(2)))
+
+    modules = {row.name.partition("/")[0] for row in profile.operations["layer"]}
+    assert {"2", "3", "5", "6", "8"} <= modules, "activations with what is fused into them, pools and the last layer"
+    assert {"2", "3", "5", "6", "8"} <= {
+        operation.layer for operation in framework.graph_of(model.get_inference_graph()).operations
+    }
+    assert {"0.weight", "4.weight", "8.weight"} <= set(model.get_weights())
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 64], ids=["empty", "text", "zeros"])

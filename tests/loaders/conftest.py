@@ -21,12 +21,13 @@ def written_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore")  # what the frameworks have to say of each other as they write
         _write_programs(folder)
         _write_keras(folder)
+        _write_onnx(folder)
     (folder / "empty").mkdir()
     (folder / "garbage").mkdir()
     (folder / "garbage" / "saved_model.pb").write_text("this is no graph")
-    for name in ("text.pt2", "text.keras"):
+    for name in ("text.pt2", "text.keras", "text.onnx"):
         (folder / name).write_text("this is no archive")
-    for name in ("open.pt2", "compiled.keras"):
+    for name in ("open.pt2", "compiled.keras", "open.onnx"):
         (folder / f"half-{name}").write_bytes((folder / name).read_bytes()[:-200])
     return folder
 
@@ -58,3 +59,16 @@ def _write_keras(folder: Path) -> None:
     both.compile("sgd", "categorical_crossentropy")
     both.save(folder / "both.keras")
     keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]).save(folder / "lambda.keras")
+
+
+def _write_onnx(folder: Path) -> None:
+    import onnx
+
+    from tests.frameworks.onnx_models import convolution, perceptron
+
+    onnx.save_model(
+        perceptron(), folder / "open.onnx", save_as_external_data=True, location="open.data", size_threshold=64
+    )
+    onnx.save_model(convolution(), folder / "images.onnx")
+    (folder / "alone").mkdir()
+    (folder / "alone" / "open.onnx").write_bytes((folder / "open.onnx").read_bytes())

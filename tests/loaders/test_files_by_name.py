@@ -20,6 +20,16 @@ BAD = {
     "half a .keras": ("keras_file:{}/half-compiled.keras", "half-compiled.keras is no .keras file"),
     "program as .keras": ("keras_file:{}/open.pt2", "open.pt2 is no .keras file: its name"),
     "code in .keras": ("keras_file:{}/lambda.keras", "lambda.keras cannot be read.*Lambda.*arbitrary code.*model file"),
+    "text called .onnx": ("onnx:{}/text.onnx", "text.onnx is no ONNX model"),
+    "half a .onnx": (
+        "onnx:{}/half-open.onnx",
+        "half-open.onnx is no ONNX model: it is something else, or was cut short",
+    ),
+    "program as .onnx": ("onnx:{}/open.pt2", "open.pt2 is no ONNX model"),
+    ".onnx without its weights": (
+        "onnx:{}/alone/open.onnx",
+        r"weight .* lies in the file .*open.data, which is not there",
+    ),
     "empty folder": ("saved_model:{}/empty", r"empty is no SavedModel: there is no saved_model.pb"),
     "garbage in a SavedModel": ("saved_model:{}/garbage", "garbage cannot be read as a SavedModel"),
 }
@@ -39,6 +49,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_in_one_paragraph(case:
         ("torch_export:{}", "There is no file .* It is a folder"),
         ("saved_model:{}/text.pt2", "There is no folder .* It is a file"),
         ("keras_file:{}/absent.keras", "There is no file"),
+        ("onnx:{}", "There is no file .* It is a folder"),
     ],
 )
 def test_a_path_of_another_kind_is_not_found_on_the_worker(reference: str, says: str, written_files: Path) -> None:
@@ -56,7 +67,9 @@ def test_a_path_is_made_absolute_and_looked_for_at_submit(written_files: Path, m
         locate("torch_export:")
 
 
-@pytest.mark.parametrize("reference", ["torch_export:{}/open.pt2", "keras_file:{}/bare.keras", "saved_model:{}/served"])
+@pytest.mark.parametrize(
+    "reference", ["torch_export:{}/open.pt2", "keras_file:{}/bare.keras", "saved_model:{}/served", "onnx:{}/open.onnx"]
+)
 def test_a_file_outside_of_a_workers_folders_is_refused(reference: str, written_files: Path, tmp_path: Path) -> None:
     reference = reference.format(written_files)
     with pytest.raises(Unsupported, match="lies under none of the folders"):
@@ -128,3 +141,14 @@ def test_a_folder_that_may_not_be_read_is_not_there(tmp_path: Path) -> None:
         long.parent.mkdir(mode=0)
     with pytest.raises(ModelNotFound, match="There is no file"):
         locate(f"keras_file:{long}")
+
+
+def test_an_onnx_file_takes_sizes_by_the_names_that_it_has_for_them(written_files: Path) -> None:
+    model = load(f"onnx:{written_files}/images.onnx", {"batch": 2, "height": 9, "width": 7})
+
+    assert [array.shape for array in model.run_inference()[0]] == [(2, 4, 7, 5), (2, 4, 1, 1)]
+    assert "batch=2, height=9, width=7" in model.made_of
+    with pytest.raises(LoaderError, match="height is 0; it must be a whole number"):
+        load(f"onnx:{written_files}/images.onnx", {"height": 0})
+    with pytest.raises(LoaderError, match="height=… -p width=…"):
+        load(f"onnx:{written_files}/images.onnx", {}).run_inference()

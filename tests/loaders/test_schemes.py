@@ -51,6 +51,7 @@ CASES = {
     ),
     "torch_export": Case("{files}/open.pt2", {"batch": 3}, False, "{files}/absent.pt2", "absent.pt2"),
     "keras_file": Case("{files}/compiled.keras", {"batch": 3}, True, "{files}/absent.keras", "absent.keras"),
+    "onnx": Case("{files}/open.onnx", {"batch": 3}, False, "{files}/absent.onnx", "absent.onnx"),
     "saved_model": Case("{files}/served", {"batch": 3}, False, "{files}/absent", "absent"),
 }
 

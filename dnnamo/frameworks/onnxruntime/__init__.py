@@ -88,7 +88,7 @@ class OnnxModel(Model):
         return self._source.whole()
 
     def get_weights(self, keys: Iterable[str] | None = None) -> dict[str, Array]:
-        """Return the initializers of the graph by name; types that NumPy does not have come as wider ones, exactly."""
+        """Return the initializers of the graph by name; bfloat16 is `ml_dtypes`'."""
         return arrays(self._source.whole(), keys)
 
     def set_weights(self, kv: Mapping[str, Any]) -> None:

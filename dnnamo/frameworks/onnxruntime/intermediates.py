@@ -5,8 +5,6 @@ memory at once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +16,7 @@ import onnx
 from dnnamo.errors import ModelError
 from dnnamo.frameworks.onnxruntime.sessions import compute, make_session
 from dnnamo.frameworks.onnxruntime.sources import Source
+from dnnamo.selection import UnmatchedKeys, selected
 
 __all__ = ["NoSuchIntermediate", "intermediates"]
 
@@ -34,7 +33,9 @@ class NoSuchIntermediate(ModelError, LookupError):
 def intermediates(
     source: Source, feeds: Mapping[str, Array], keys: Iterable[str] | None
 ) -> Iterator[tuple[str, Array]]:
-    """Yield the arrays that operations make for one batch, by the names of the tensors, in the order of the graph.
+    """Yield the arrays that operations make for one batch, by the names of the tensors.
+
+    They come in the order of the keys, or of the graph without any.
 
     Args:
         source: The model.
@@ -47,7 +48,7 @@ def intermediates(
     with TemporaryDirectory(prefix="dnnamo-onnx-") as folder:
         source.write(Path(folder))
         model = onnx.load_model(f"{folder}/model.onnx", load_external_data=False)
-        names = _chosen([*_made(model.graph)], keys)
+        names = _chosen(_made(model.graph), keys)
         for group in _groups(names, _sizes(source, feeds)):
             yield from _fetched(model, group, Path(folder), feeds, source.name)
 
@@ -58,18 +59,11 @@ def _made(graph: Any) -> dict[str, None]:
     return dict.fromkeys(name for node in nodes for name in node.output if name)
 
 
-def _chosen(names: Sequence[str], keys: Iterable[str] | None) -> list[str]:
-    if keys is None:
-        return [*names]
-    wanted: set[str] = set()
-    for key in keys:
-        found = [key] if key in names else [name for name in names if fnmatchcase(name, key)]
-        if not found:
-            nearest = get_close_matches(key, names, n=1)
-            hint = f" The nearest is {nearest[0]!r}." if nearest else ""
-            raise NoSuchIntermediate(f"No operation of the model makes a tensor {key!r}.{hint}")
-        wanted.update(found)
-    return [name for name in names if name in wanted]
+def _chosen(names: Iterable[str], keys: Iterable[str] | None) -> list[str]:
+    try:
+        return selected(names, keys)
+    except UnmatchedKeys as error:
+        raise NoSuchIntermediate(f"No operation of the model makes a tensor {error}.") from error
 
 
 def _sizes(source: Source, feeds: Mapping[str, Array]) -> dict[str, int]:

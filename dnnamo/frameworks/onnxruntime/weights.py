@@ -16,12 +16,14 @@ __all__ = ["arrays", "with_weights"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _NUMPYS_OWN = "biufc"
+_IN_FILES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 def arrays(model: Any, keys: Iterable[str] | None = None) -> dict[str, Array]:
     """Return the initializers of a model by name, those of texts left out.
 
-    Types that NumPy does not have (bfloat16, float8, int4) come as the next wider one that holds all their values.
+    Types that NumPy lacks are those of `ml_dtypes`; the ones that files of weights do not have either (int4, some of
+    float8) come as int8 or float32, which hold all their values.
 
     Raises:
         WeightsError: If a key is unknown.
@@ -60,9 +62,10 @@ def _weights(model: Any) -> dict[str, Any]:
 
 
 def _widened(array: Array) -> Array:
-    if array.dtype.kind in _NUMPYS_OWN:
+    name = array.dtype.name
+    if array.dtype.kind in _NUMPYS_OWN or name in _IN_FILES:
         return array
-    return array.astype(np.int8 if "int" in array.dtype.name else np.float32)
+    return array.astype(np.float32 if "float" in name else np.uint8 if "uint" in name else np.int8)
 
 
 def _tensor(weight: Any, value: Any) -> Any:
@@ -70,7 +73,7 @@ def _tensor(weight: Any, value: Any) -> Any:
     if array.shape != tuple(weight.dims):
         raise ValueError(f"has shape {list(array.shape)}, the model's is {list(weight.dims)}")
     dtype = np.dtype(tensor_dtype_to_np_dtype(weight.data_type))
-    if array.dtype.kind not in _NUMPYS_OWN and array.dtype != dtype:
+    if array.dtype.kind not in _NUMPYS_OWN and array.dtype.type.__module__ != "ml_dtypes":
         raise ValueError(f"is of type {array.dtype}, which cannot become {dtype}")
     return numpy_helper.from_array(array.astype(dtype), weight.name)
 
