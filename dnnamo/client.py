@@ -104,6 +104,28 @@ class Session:
         if self.is_embedded:
             cast("Embedded", self.backend).attend(job_id, device)
 
+    def with_code(self, spec: JobSpec) -> JobSpec:
+        """Return a spec that brings its model's code along, which is stored now; one that needs none as it is.
+
+        Jobs of one model may share what this returns for one of them.
+
+        Raises:
+            UsageError: If the model's files are too many or too large, or cannot be read.
+        """
+        if self.is_embedded:  # it runs where the files are
+            return spec
+        from dnnamo.bundles.sources import bundle
+        from dnnamo.loaders import references
+
+        settings = self._settings
+        packed = bundle(
+            references(spec.model, spec.params), limit_bytes=settings.bundle_limit, private=settings.own_files
+        )
+        if packed is None:
+            return spec
+        self.store.put_artifact(packed.content)
+        return msgspec.structs.replace(spec, bundle=packed.bundle)
+
     def submit(self, spec: JobSpec, *, key: str | None = None) -> JobHandle:
         """Store a job and have it run."""
         self.backend.check()
@@ -169,6 +191,7 @@ def submit(
     accumulate: int = 1,
     seed: int | None = None,
     tags: Sequence[str] = (),
+    bundle: bool = True,
     key: str | None = None,
 ) -> JobHandle:
     """Submit a job and return at once.
@@ -199,6 +222,8 @@ def submit(
         accumulate: Minibatches of a training step, which ends with one update by the mean of their gradients.
         seed: What random numbers begin with, for the same losses again; by default left to chance.
         tags: Words to find the job by.
+        bundle: Whether the model's own folder, or package, goes with the job where a broker is configured, so that a
+            worker needs not have it. Without it the worker must have it at the same path.
         key: Makes a submit that is repeated with the same key the same job.
 
     Raises:
@@ -233,7 +258,7 @@ def submit(
     here = session()
     if content is not None:
         here.store.put_artifact(content)
-    return here.submit(spec, key=key)
+    return here.submit(here.with_code(spec) if bundle else spec, key=key)
 
 
 def _size(name: str, given: Size | None) -> int | None:

@@ -14,6 +14,7 @@ DnnamoError                     exit code 1
 │   ├── WeightsError (ValueError)
 │   └── NonFiniteLoss (ArithmeticError)
 ├── Unsupported (NotImplementedError)   exit code 1: model or machine lacks what was asked; cause `unsupported`
+├── BundleError                 exit code 1: the code that came with a job cannot be used; cause `bad_bundle`
 ├── JobFailed (RuntimeError)    exit code 1: a job ended, and not as succeeded
 └── InfrastructureError         exit code 3: nothing wrong with the request, but it cannot be carried out now
     ├── DatabaseUnavailable (ConnectionError)
@@ -26,6 +27,7 @@ from typing import ClassVar
 
 __all__ = [
     "BrokerUnavailable",
+    "BundleError",
     "DatabaseUnavailable",
     "DnnamoError",
     "InfrastructureError",
@@ -112,6 +114,10 @@ class NonFiniteLoss(ModelError, ArithmeticError):
 
 class Unsupported(DnnamoError, NotImplementedError):
     """Raised when the model, its framework or this machine lacks what a job asks for."""
+
+
+class BundleError(DnnamoError):
+    """Raised when the code that came with a job is not what was sent, or no plain files; none of it was unpacked."""
 
 
 class JobFailed(DnnamoError, RuntimeError):

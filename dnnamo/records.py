@@ -26,6 +26,7 @@ __all__ = [
     "Attempt",
     "AttemptState",
     "Backlog",
+    "Bundle",
     "Capture",
     "Cause",
     "Claim",
@@ -65,6 +66,7 @@ AttemptState = Literal["running", "succeeded", "failed", "cancelled", "lost", "h
 Cause = Literal[
     "user_error",
     "unsupported",
+    "bad_bundle",
     "timeout",
     "output_limit",
     "scratch_limit",
@@ -160,6 +162,22 @@ class Setup(Record, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name, default in defaults if getattr(self, name) != default}
 
 
+class Bundle(Record, frozen=True, kw_only=True):
+    """The files that a job brings along, as one artifact that `dnnamo.bundles.archive` packed.
+
+    Attributes:
+        digest: SHA-256 of the artifact in hexadecimal: equal files have equal digests.
+        size: Bytes that the files have together.
+        files: Number of files.
+        folders: Where they were when the job was submitted. A path below one of these is one in the bundle.
+    """
+
+    digest: str
+    size: int
+    files: int
+    folders: list[str] = []
+
+
 class JobSpec(Record, frozen=True, kw_only=True):
     """Everything that decides what a job does.
 
@@ -178,6 +196,7 @@ class JobSpec(Record, frozen=True, kw_only=True):
         output_bytes: What they may write to standard output and error; None takes the worker's limit.
         scratch_bytes: Size that the attempt's scratch folder may reach; None takes the worker's limit.
         weights: Digest of a safetensors artifact that is set before the method is called.
+        bundle: The model's code, brought along; None uses what the worker has at the same path.
         python: Interpreter to run it with, an absolute path that the worker allows; None takes the worker's own.
         repeats: How often a measurement that was disturbed is made again, at most.
         tags: Words to find the job by, in alphabetical order.
@@ -204,6 +223,7 @@ class JobSpec(Record, frozen=True, kw_only=True):
     output_bytes: int | None = None
     scratch_bytes: int | None = None
     weights: str | None = None
+    bundle: Bundle | None = None
     python: str | None = None
     repeats: int = 0
     tags: list[str] = []

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     scratch_limit: _Size = Field(
         default=10 * 2**30, description="Size that the scratch folder of a job may reach, as in 10GiB."
     )
+    bundle_limit: _Size = Field(
+        default=16 * 2**20, description="Size that the files may have which go with a job, as in 16MiB."
+    )
     time_limit_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="Seconds that an attempt at a job may take."
     )
@@ -120,6 +123,15 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.home / 'dnnamo.db'}"
+
+    @property
+    def own_files(self) -> list[Path]:
+        """The data folder and what Dnnamo keeps in it, which may lie in it or elsewhere: passwords, for example."""
+        kind, _, path = self.database.partition(":///")
+        database = [Path(path.partition("?")[0])] if kind.startswith("sqlite") and path else []
+        kept = [self.home / name for name in ("config.toml", "dnnamo.db", "cache")]
+        journals = [Path(f"{file}{ending}") for file in database for ending in ("-wal", "-shm", "-journal")]
+        return [self.home, *kept, *database, *journals]
 
     @property
     def broker(self) -> str | None:

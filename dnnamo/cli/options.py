@@ -67,6 +67,10 @@ class Options:
     accumulate: Annotated[
         int, _set_up("Minibatches of a training step, with one update.", "--accumulate", metavar="N")
     ] = 1
+    bundle: Annotated[
+        bool,
+        typer.Option("--bundle/--no-bundle", help="Send the model's folder along, if a worker is to run the job."),
+    ] = True
     timeout: Annotated[float | None, _limit("Wall time.", metavar="SECONDS")] = None
     memory: Annotated[str | None, _limit("Memory of its processes together, as in 2GiB.")] = None
     output_limit: Annotated[str | None, _limit("What it may print, as in 10MiB.")] = None
@@ -91,6 +95,7 @@ class Options:
             **{name: getattr(self, name) for name in records.Setup.__struct_fields__},
             "priority": self.priority,
             "tags": self.tag or [],
+            "bundle": self.bundle,
             "timeout_s": self.timeout,
             "memory": self.memory,
             "output_limit": self.output_limit,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dnnamo.client import JobHandle, StoredProfile
-from dnnamo.records import Attempt, DeviceTime, Environment, Evidence, Job, JobSpec, Operation, Profile, Steps
+from dnnamo.records import Attempt, Bundle, DeviceTime, Environment, Evidence, Job, JobSpec, Operation, Profile, Steps
 from dnnamo.sizes import as_size
 
 __all__ = [
@@ -152,6 +152,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, str]]:
     limits = [] if spec.timeout_s is None else [f"{spec.timeout_s:g} s"]
     limits += [f"{name} {as_size(size)}" for name, size in sizes.items() if size is not None]
     asked = {
+        "code": "" if spec.bundle is None else _code(spec.bundle),
         "limits": " · ".join(limits),
         "python": spec.python,
         "repeat": f"at most {counted(spec.repeats, 'time')} if disturbed" if spec.repeats else "",
@@ -159,6 +160,11 @@ def _asked(spec: JobSpec) -> list[tuple[str, str]]:
         "capture": " ".join(spec.capture),
     }
     return [(heading, text) for heading, text in asked.items() if text]
+
+
+def _code(bundle: Bundle) -> str:
+    where = " and ".join(bundle.folders)
+    return f"{counted(bundle.files, 'file')} of {where}, {as_size(bundle.size)} · {bundle.digest}"
 
 
 def _attempt(attempt: Attempt) -> str:

@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dnnamo.errors import LoaderError, ModelNotFound
 from dnnamo.loaders import schemes
@@ -16,7 +16,7 @@ from dnnamo.loaders.files import from_file, from_module
 from dnnamo.loaders.roots import allowed_file
 from dnnamo.model import capabilities
 
-__all__ = ["find_loader", "load", "locate", "locate_data"]
+__all__ = ["Place", "find_loader", "load", "locate", "locate_data", "module_of", "place_of", "references"]
 
 
 def locate(reference: str) -> str:
@@ -69,6 +69,46 @@ def _located_name(scheme: str, name: str) -> str:
 
 def _absolute(name: str) -> Path:
     return Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100 (Path.absolute keeps the ..)
+
+
+class Place(NamedTuple):
+    """Where on this machine what a reference names lies.
+
+    Attributes:
+        folder: The folder that a job needs of it.
+        entry: Name of the file in it that the reference leads to, None where it is not one file.
+        only: Names in the folder of what a job needs; none for all of it.
+        is_code: Whether these are files that somebody writes, rather than data that a program wrote.
+    """
+
+    folder: Path
+    entry: str | None = None
+    only: tuple[str, ...] = ()
+    is_code: bool = True
+
+
+def references(reference: str, params: Mapping[str, Any]) -> list[str]:
+    """Return all references that a model's own one and its options come to, as `locate` and `locate_data` left them."""
+    data = params.get("data") if _split(reference)[0] in schemes.known() else None
+    return [reference, data] if isinstance(data, str) else [reference]
+
+
+def place_of(reference: str) -> Place | None:
+    """Return where the file or folder of a reference lies; None if it names none."""
+    name, rest = _split(reference)
+    if name in schemes.known():
+        return _place_of_data(Path(rest or "")) if getattr(schemes.find(name), "IS_PATH", False) else None
+    return Place(Path(name).parent, entry=Path(name).name) if _is_file(name) else None
+
+
+def _place_of_data(path: Path) -> Place:
+    return Place(path.parent, entry=path.name if path.is_file() else None, only=(path.name,), is_code=False)
+
+
+def module_of(reference: str) -> str | None:
+    """Return the name of the module that a reference names; None if it names none."""
+    name, _ = _split(reference)
+    return None if name in schemes.known() or _is_file(name) else name
 
 
 def load(reference: str, params: Mapping[str, Any], *, roots: Sequence[str] = ()) -> Any:

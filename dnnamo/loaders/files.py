@@ -20,7 +20,10 @@ def from_file(path: Path, *, factory: str | None = None, roots: Sequence[str] = 
     """Run a Python file and return its loader; the file's own folder is on the import path, as for a script."""
     path = allowed_file(path, roots)
     if not path.is_file():
-        raise ModelNotFound(f"There is no model file {path} on this machine.")
+        raise ModelNotFound(
+            f"There is no model file {path} on this machine. Put it there, or submit it without --no-bundle, so that "
+            "it comes along."
+        )
     # A name of its own, as torch.py would otherwise pass for PyTorch.
     name = f"_dnnamo_model_{path.stem}"
     spec = spec_from_file_location(name, path)

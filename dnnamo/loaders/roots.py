@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dnnamo.errors import Unsupported
 
-__all__ = ["allowed_file", "check_module", "is_under"]
+__all__ = ["allowed_file", "check_module", "is_installed", "is_under"]
 
 _FORMS = (
     (ExtensionFileLoader, EXTENSION_SUFFIXES),
@@ -58,7 +58,7 @@ def check_module(name: str, roots: Sequence[str]) -> None:
         return
     for spec in _specs(name):
         for place in _places(spec):
-            if not is_under(place, roots) and not _is_installed(place):
+            if not is_under(place, roots) and not is_installed(place):
                 raise _refusal(f"The module {spec.name} at {place}", place, roots)
 
 
@@ -92,7 +92,7 @@ def _places(spec: ModuleSpec) -> Iterator[Path]:
         yield Path(os.path.abspath(folder))  # noqa: PTH100
 
 
-def _is_installed(place: Path) -> bool:
+def is_installed(place: Path) -> bool:
     """Whether it was found among what is installed; installers may put links there, so they are not followed."""
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")} | set(site.getsitepackages())

@@ -33,6 +33,7 @@ from dnnamo.records import (
 )
 from dnnamo.runner import measure
 from dnnamo.runner.arrays import as_array, as_arrays, weights_in, weights_of
+from dnnamo.runner.code import entered, readable
 from dnnamo.runner.environment import describe
 from dnnamo.runner.evidence import Watch
 from dnnamo.runner.preload import preload_profiles
@@ -126,8 +127,9 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
         with listen_for_losses(returned.counter.keep_loss):
             _METHODS[spec.method](model, spec, returned)
     except BaseException as error:  # user code may raise SystemExit or worse; all of it is an outcome
-        _log_traceback(error)
-        message = _message(error, doing, spec, made_of=getattr(model, "made_of", "")).encode(errors="replace").decode()
+        _log_traceback(error, request)
+        said = readable(_message(error, doing, spec, made_of=getattr(model, "made_of", "")), request)
+        message = said.encode(errors="replace").decode()
         return Outcome(state="failed", cause=_cause(error, spec), message=message, environment=describe())
     return Outcome(
         state="succeeded",
@@ -141,8 +143,8 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
 
 def _load(request: Request) -> Any:
     spec = request.spec
-    with seeding(spec.seed):
-        make = find_loader(spec.model, spec.params, roots=request.roots)
+    with seeding(spec.seed), entered(request) as model:
+        make = find_loader(model.reference, model.params, roots=request.roots)
         if spec.seed is not None:  # again, as imports may draw numbers, and those of a forked process were done before
             seed_all(spec.seed)
         return make()
@@ -208,10 +210,11 @@ def _cause(error: BaseException, spec: JobSpec) -> Cause:
     return "user_error"
 
 
-def _log_traceback(error: BaseException) -> None:
+def _log_traceback(error: BaseException, request: Request | None = None) -> None:
     """Write a traceback to the log, whatever the user's code has done to `sys.stderr`."""
+    text = "".join(traceback.format_exception(error))
     with suppress(OSError):  # closed too: then there is no log
-        os.write(2, "".join(traceback.format_exception(error)).encode(errors="replace"))
+        os.write(2, (readable(text, request) if request else text).encode(errors="replace"))
 
 
 def _message(error: BaseException, doing: str, spec: JobSpec, *, made_of: str) -> str:

@@ -26,6 +26,7 @@ class Request(Record, frozen=True, kw_only=True):
         scratch: Folder of this attempt alone, for outputs; the supervisor removes it.
         environment: The whole environment of the process.
         weights: Safetensors file to set before the method is called, None for the model's own weights.
+        code: Folder that the job's bundle was unpacked into, None for a job without one.
         roots: Folders that model files must lie in; none allows any.
         gpu: UUID of the GPU that the job has to itself, None for a job that has none.
     """
@@ -34,6 +35,7 @@ class Request(Record, frozen=True, kw_only=True):
     scratch: str
     environment: dict[str, str] = {}
     weights: str | None = None
+    code: str | None = None
     roots: list[str] = []
     gpu: str | None = None
 

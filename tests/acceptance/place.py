@@ -116,8 +116,9 @@ class Place:
         return self.json("show", job_id)
 
     def file(self, name: str, text: str) -> Path:
-        """Write a model file."""
-        path = self.home / name
+        """Write a model file, in a folder of its own, as that goes along with a job."""
+        path = self.home / "models" / name.partition(".")[0] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         return path
 

@@ -31,7 +31,8 @@ def test_every_option_reaches_its_field():
     words = (
         "m.py --own 4 --steps 7 --warmup 2 --device gpu -p batch=4 --param name=x --threads 2 --weights w --python v/p "
         "--repeat 3 --priority 5 --tag b --tag a --timeout 1.5 --memory 2GiB --output-limit 1MB --scratch 3 "
-        "--seed 7 --precision mixed_bfloat16 --compile max-autotune --jit-compile --channels-last --accumulate 4"
+        "--seed 7 --precision mixed_bfloat16 --compile max-autotune --jit-compile --channels-last --accumulate 4 "
+        "--no-bundle"
     )
     model, own, options = parsed(*words.split())
 
@@ -43,6 +44,7 @@ def test_every_option_reaches_its_field():
         "params": {"batch": 4, "name": "x"},
         "threads": 2,
         "weights": "w",
+        "bundle": False,
         "python": "v/p",
         "repeats": 3,
         "seed": 7,

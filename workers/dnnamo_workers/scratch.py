@@ -31,11 +31,11 @@ class Scratch:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def close(self) -> None:
         """Remove everything."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        _remove(self._root)
         os.close(self._lock)
 
 
@@ -46,6 +46,23 @@ def _make_root() -> tuple[Path, int]:
         if lock is not None and root.exists():
             return root, lock
         # Another process took it for abandoned before it was locked.
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, what is read-only too, as far as that can be done."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        _make_writable(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_writable(folder: Path) -> None:
+    waiting = [str(folder)]
+    while waiting:
+        path = waiting.pop()
+        with suppress(OSError):  # another user's
+            os.chmod(path, 0o700)  # noqa: PTH101 (as many as a job likes)
+            waiting += [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
 
 
 def _lock(folder: Path) -> int | None:
@@ -64,5 +81,5 @@ def _remove_abandoned(place: Path) -> None:
         with suppress(OSError):  # another user's, or another process removes it at this moment
             fd = _lock(folder)
             if fd is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
                 os.close(fd)

@@ -97,6 +97,8 @@ class Slot:
     def environment(self, spec: JobSpec, *, temporary: Path) -> dict[str, str]:
         """Return the environment of a job's processes; `temporary` is the folder for their temporary files."""
         environment = self._environment() | {"TMPDIR": str(temporary)}
+        if spec.bundle is not None:  # that folder is gone after the job, and read-only until then
+            environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
         if spec.threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads))
         return environment

@@ -4,9 +4,11 @@ The supervisor never runs user code and never unpickles anything. The same funct
 embedded mode.
 """
 
+import errno
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -16,7 +18,8 @@ from typing import NamedTuple
 import msgspec
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from dnnamo.errors import DatabaseUnavailable, Unsupported, UsageError
+from dnnamo.bundles.archive import unpack
+from dnnamo.errors import BundleError, DatabaseUnavailable, Unsupported, UsageError
 from dnnamo.records import LOG_NAME, Artifact, Claim, JobSpec, Outcome
 from dnnamo.runner.wire import Request
 from dnnamo.sizes import as_size
@@ -39,6 +42,8 @@ _LOOK_S = 0.5
 
 _OUTPUTS = "outputs"
 """Where in the scratch folder the runner leaves what is to be kept."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _logger = logging.getLogger(__name__)
 
@@ -90,6 +95,8 @@ def supervise(store: Store, claim: Claim, *, slot: Slot, drain: Drain) -> None:
             ended = _run(store, claim, slot, drain, folder)
         except Unsupported as error:
             ended = _Ended(_failed("unsupported", str(error)))
+        except BundleError as error:
+            ended = _Ended(_failed("bad_bundle", str(error)))
         except RunnerUnavailable:
             store.hand_back(claim)
             raise
@@ -110,9 +117,8 @@ class _Ended(NamedTuple):
 
 
 def _run(store: Store, claim: Claim, slot: Slot, drain: Drain, folder: Path) -> _Ended:
-    request = _request(store, claim.spec, slot, folder)
     kills = oom_kills()
-    with slot.run(request) as runner:
+    with _code(store, claim.spec, slot) as code, slot.run(_request(store, claim.spec, slot, folder, code)) as runner:
         meter = Meter(Limits.of(claim.spec, slot.settings), runner, folder)
         why = _watch(runner, store, claim, drain, meter)
     ended_by = why if isinstance(why, str) else None
@@ -125,7 +131,36 @@ def _run(store: Store, claim: Claim, slot: Slot, drain: Drain, folder: Path) -> 
     return _Ended(outcome, runner.log, ended_by)
 
 
-def _request(store: Store, spec: JobSpec, slot: Slot, folder: Path) -> Request:
+@contextmanager
+def _code(store: Store, spec: JobSpec, slot: Slot) -> Iterator[Path | None]:
+    """Have the code that a job brought along in a folder of its own, read-only, during the block."""
+    if spec.bundle is None:
+        yield None
+        return
+    if roots := slot.settings.model_roots:
+        raise Unsupported(
+            f"This worker takes models from {', '.join(map(str, roots))} alone, and not from what a job brings along; "
+            "its setting DNNAMO_MODEL_ROOTS says so. Submit the job with --no-bundle, and its model as it lies there."
+        )
+    with slot.folder() as folder:
+        _unpack(store, spec.bundle.digest, folder)
+        yield folder
+
+
+def _unpack(store: Store, digest: str, folder: Path) -> None:
+    try:
+        content = store.read_artifact(digest)
+    except UsageError as error:
+        raise BundleError(f"The code of this job is no longer stored: {error} Submit the job again.") from error
+    try:
+        unpack(content, digest, folder)
+    except OSError as error:
+        if error.errno in _FULL:  # for another worker, or for later
+            raise RunnerUnavailable(f"The code of a job cannot be unpacked in {folder}: {error.strerror}.") from error
+        raise BundleError(f"The code of this job cannot be unpacked: {error}.") from error
+
+
+def _request(store: Store, spec: JobSpec, slot: Slot, folder: Path, code: Path | None) -> Request:
     outputs, temporary = folder / _OUTPUTS, folder / "tmp"
     outputs.mkdir()
     temporary.mkdir()
@@ -138,6 +173,7 @@ def _request(store: Store, spec: JobSpec, slot: Slot, folder: Path) -> Request:
         scratch=str(outputs),
         environment=slot.environment(spec, temporary=temporary),
         weights=None if weights is None else str(weights),
+        code=None if code is None else str(code),
         roots=[str(root) for root in slot.settings.model_roots],
         gpu=None if slot.place.gpu is None else slot.place.gpu.uuid,
     )
