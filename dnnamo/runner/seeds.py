@@ -1,17 +1,15 @@
 """Random numbers that begin with a seed: Python's, NumPy's, and those of every framework that a model uses."""
 
+import builtins
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from dnnamo.frameworks import in_use, known
+from dnnamo.frameworks import PRELOADS, in_use, known
 
 __all__ = ["seed_all", "seeding"]
 
@@ -19,8 +17,7 @@ __all__ = ["seed_all", "seeding"]
 def seed_all(number: int) -> None:
     """Seed Python's, NumPy's and the generators of the frameworks that have been imported."""
     for framework in in_use():
-        if hasattr(framework, "seed"):  # else it is being imported itself, as what imports the framework first
-            framework.seed(number)
+        framework.seed(number)
     random.seed(number)
     np.random.seed(number)
 
@@ -36,50 +33,39 @@ def seeding(number: int | None) -> Iterator[None]:
         yield
         return
     seed_all(number)
-    finder = _SeedsOnImport(number)
-    sys.meta_path.insert(0, finder)
+    plain = builtins.__import__
+    builtins.__import__ = _SeedingImport(number)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        builtins.__import__ = plain
 
 
-class _SeedsOnImport(MetaPathFinder):
-    """Finds frameworks as the finders after it do, and has everything seeded once one has been imported."""
+class _SeedingImport:
+    """Python's `__import__`, which seeds everything as soon as one more framework can be used."""
 
     def __init__(self, number: int) -> None:
         self._number = number
-        # A framework's own module imports the package, so that can be seeded only when both are there.
-        self._awaited = {module for pair in known().items() for module in pair if module not in sys.modules}
+        self._import = builtins.__import__
+        self._awaited = {package: plugin for package, plugin in known().items() if package not in sys.modules}
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec of an awaited framework with a loader that seeds; None for anything else."""
-        if fullname not in self._awaited:
-            return None
-        self._awaited.remove(fullname)  # first, as the next line comes back here
-        spec = find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _SeedingLoader(spec.loader, self._number)
-        return spec
+    def __call__(self, *given: Any, **more: Any) -> Any:
+        module = self._import(*given, **more)
+        ready = [package for package, plugin in self._awaited.items() if _is_ready(package, plugin)]
+        for package in ready:
+            del self._awaited[package]  # first, as seeding imports the plug-in
+        if ready:
+            seed_all(self._number)
+        return module
 
 
-class _SeedingLoader(Loader):
-    """Loads as another loader does, then seeds everything."""
+def _is_ready(package: str, plugin: str) -> bool:
+    """Whether a framework has been imported, and its plug-in and what that needs are not half imported now."""
+    if package not in sys.modules:
+        return False
+    needed = PRELOADS[package].modules if package in PRELOADS else ()
+    return not any(_is_half_imported(name) for name in (package, plugin, *needed))
 
-    def __init__(self, loader: Loader, number: int) -> None:
-        self._loader = loader
-        self._number = number
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Have the other loader make the module."""
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Have the other loader fill the module, which is that loader's from here on, and seed."""
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        seed_all(self._number)
+def _is_half_imported(name: str) -> bool:
+    return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)

@@ -1,3 +1,4 @@
+import builtins
 import random
 import sys
 from types import ModuleType
@@ -67,11 +68,30 @@ def test_a_framework_that_is_imported_later_is_seeded_then_and_what_it_drew_is_u
         first = drawn()
     with seeding(3):
         assert seeds == []
-        import given_library
+        import given_library  # noqa: F401
 
         assert seeds == [3]
         assert drawn() == first
-    assert type(given_library.__loader__) is type(given_library.__spec__.loader) is type(pytest.__loader__)
+
+
+def test_a_framework_is_not_touched_before_all_of_it_is_there(seeds, tmp_path, monkeypatch):
+    (tmp_path / "given_library.py").write_text("import json\nassert not seeds")
+    (tmp_path / "given_needs.py").write_text("import given_library\nimport json\nassert not seeds")
+    monkeypatch.setitem(frameworks.PRELOADS, "given_library", frameworks.Preload(("given_needs",), forks=True))
+    monkeypatch.setattr(builtins, "seeds", seeds, raising=False)
+    with seeding(3):
+        import given_needs
+
+        assert seeds == [3]
+    del sys.modules[given_needs.__name__]
+
+
+def test_importing_is_left_as_it_was(seeds):
+    plain = builtins.__import__
+    with pytest.raises(ZeroDivisionError), seeding(3):
+        _ = 1 / 0
+
+    assert builtins.__import__ is plain
 
 
 def test_a_framework_that_is_imported_by_its_plug_in_is_seeded_once_both_are_there(seeds, monkeypatch, tmp_path):

@@ -107,9 +107,11 @@ class Slot:
         # One thread for each core, since a library's own choice would depend on when it was imported.
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.place.threads))
         caches = {name: str(self.settings.home / "cache" / name.lower()) for name in CACHE_VARIABLES}
+        # Else sets of strings have another order in each interpreter, and it is too late to seed that once one runs.
+        hashes = {"PYTHONHASHSEED": "0"}
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         # Unbuffered, so that the log of a crash is whole.
-        return threads | caches | inherited | self.place.environment | {"PYTHONUNBUFFERED": "1"}
+        return threads | caches | hashes | inherited | self.place.environment | {"PYTHONUNBUFFERED": "1"}
 
     @contextmanager
     def run(self, request: Request) -> Iterator[RunnerProcess]:
