@@ -26,6 +26,12 @@ CASES = {
     "demo on TensorFlow": (["tensorflow"], "from dnnamo.loaders import load; load('demo:keras_mlp', {})", "tensorflow"),
     "wrapper for PyTorch": (["torch"], "import dnnamo.frameworks.pytorch", "torch"),
     "wrapper for Keras": (["tensorflow"], "import dnnamo.frameworks.tensorflow", "tensorflow"),
+    "wrapper for ONNX": (["onnxruntime"], "import dnnamo.frameworks.onnxruntime", "onnx"),
+    "ONNX file": (
+        ["onnx"],
+        "from dnnamo.loaders import load; load(f'onnx:{__import__(\"sys\").executable}', {})",
+        "onnx",
+    ),
     "worker": (["celery"], "import dnnamo_workers.worker", "worker"),
     "submitting to a broker": (["redis"], "import dnnamo_workers.hinted", "worker"),
     "PostgreSQL": (["psycopg"], "import dnnamo_storage as s; s.open_engine('postgresql://h/d')", "postgres"),

@@ -159,7 +159,9 @@ def test_contract_a_framework_is_found_once_it_was_imported(framework):
 
 
 def test_contract_data_of_others_is_left_to_them(framework):
-    assert [framework.graph_file(value) for value in (None, {}, "", b"", object())] == [None] * 5
+    foreign = (None, {}, "", b"", object())
+    assert [framework.graph_file(value) for value in foreign] == [None] * len(foreign)
+    assert [framework.graph_of(value) for value in foreign] == [None] * len(foreign)
 
 
 def test_contract_a_native_graph_is_a_file_of_its_framework_and_of_no_other(package, framework):
@@ -174,6 +176,22 @@ def test_contract_a_native_graph_is_a_file_of_its_framework_and_of_no_other(pack
     assert render_graph(graph)[0] == name
     others = [import_module(plugin_module(other)) for other in known() if other != package and other in sys.modules]
     assert [other.graph_file(graph) for other in others] == [None] * len(others)
+    assert [other.graph_of(graph) for other in others] == [None] * len(others)
+
+
+def test_contract_a_native_graph_is_read_into_the_shared_form(package, framework):
+    if package not in GRAPHS:
+        pytest.skip("its graphs are its own affair")
+
+    drawn = framework.graph_of(GRAPHS[package]())
+
+    assert drawn is not None
+    assert len(drawn.operations) >= 3
+    assert {"input", "weight", "output"} <= {tensor.role for tensor in drawn.tensors}
+    assert [drawn.tensors[number].role for number in drawn.inputs] == ["input"] * len(drawn.inputs)
+    assert drawn.inputs
+    assert all(tensor.dtype and tensor.shape is not None for tensor in drawn.tensors if tensor.role == "weight")
+    assert any(operation.layer for operation in drawn.operations)
 
 
 def test_contract_facts_are_words_and_numbers(framework):

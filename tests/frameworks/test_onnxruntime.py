@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnnamo.errors import LoaderError, MissingExtra, ModelError, Unsupported, WeightsError
+from dnnamo.errors import LoaderError, ModelError, Unsupported, WeightsError
 from dnnamo.model import StepClock, capabilities
 from dnnamo.profiles.build import profile_of
 from dnnamo.profiles.readers import read
@@ -21,12 +21,6 @@ from onnx import TensorProto, helper
 from dnnamo.frameworks import onnxruntime as framework
 from dnnamo.frameworks.onnxruntime import OnnxModel, intermediates, sessions, sources
 from tests.frameworks.onnx_models import convolution, embedding, model_of, perceptron, values
-
-WITHOUT_ONNX = """
-import sys
-sys.modules["onnxruntime"] = None
-import dnnamo.frameworks.onnxruntime
-"""
 
 QUIET = """
 import os
@@ -557,10 +551,3 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
         pytest.raises(Unsupported, match="CUDAExecutionProvider does not start"),
     ):
         model.run_inference()
-
-
-def test_the_missing_package_names_the_extra():
-    done = run(WITHOUT_ONNX)
-
-    assert MissingExtra.__name__ in done.stderr
-    assert "pip install 'dnnamo[onnx]'" in done.stderr
