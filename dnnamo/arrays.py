@@ -6,6 +6,7 @@ JSON, then the arrays' bytes without gaps. Types that NumPy lacks, such as bfloa
 
 import json
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-__all__ = ["Array", "ArrayFileError", "ArrayWriter", "Entry", "entries", "read_arrays", "write_arrays"]
+__all__ = ["Array", "ArrayFileError", "ArrayWriter", "Entry", "entries", "packed", "read_arrays", "write_arrays"]
 
 Array = np.ndarray[Any, Any]
 Source = bytes | str | PathLike[str]
@@ -79,10 +80,21 @@ def write_arrays(path: str | PathLike[str], arrays: Mapping[str, Array]) -> None
         ArrayFileError: If one is of a type that such files do not hold.
     """
     plain = {name: _plain(name, array) for name, array in arrays.items()}
+    with Path(path).open("wb") as file:
+        _write(file, plain)
+
+
+def packed(arrays: Mapping[str, Array]) -> bytes:
+    """Return what `write_arrays` writes; errors likewise."""
+    file = BytesIO()
+    _write(file, {name: _plain(name, array) for name, array in arrays.items()})
+    return file.getvalue()
+
+
+def _write(file: BinaryIO, plain: Mapping[str, Array]) -> None:
     wanted = _in_order(Entry(name, array.dtype, array.shape, 0) for name, array in plain.items())
-    with open(path, "wb") as file:  # noqa: PTH123 (a path of any kind)
-        file.write(_header(wanted))
-        file.writelines(_bytes(plain[entry.name]) for entry in wanted)
+    file.write(_header(wanted))
+    file.writelines(_bytes(plain[entry.name]) for entry in wanted)
 
 
 class ArrayWriter:

@@ -180,6 +180,8 @@ def submit(
     output_limit: Size | None = None,
     scratch: Size | None = None,
     weights: str | PathLike[str] | None = None,
+    pickled: bool = False,
+    keys: Sequence[str] = (),
     python: str | PathLike[str] | None = None,
     repeats: int = 0,
     capture: Sequence[Capture] = (),
@@ -210,6 +212,8 @@ def submit(
         output_limit: How much it may write to standard output and error, likewise.
         scratch: How large its scratch folder may become, likewise. Without these four the worker's limits hold.
         weights: Safetensors file; its weights are set before the method is called.
+        pickled: Whether that file may be a pickle too, which is read here and runs whatever code it holds.
+        keys: Names or patterns of the weights or intermediates to get; all without any.
         python: Path of another interpreter to run it with, one that the worker allows.
         repeats: How often a measurement that was disturbed is made again, at most.
         capture: What a profile records besides: `shapes`, `memory`, `stacks`, `flops`.
@@ -231,8 +235,9 @@ def submit(
         InfrastructureError: If database or broker cannot be used; then nothing was stored.
     """
     from dnnamo.loaders import locate, locate_data
+    from dnnamo.weight_files import read_weights
 
-    content = None if weights is None else _read_weights(Path(weights))
+    content = None if weights is None else read_weights(Path(weights), pickled=pickled)
     spec = _spec(
         model=locate(fspath(model)),
         method=method,
@@ -248,6 +253,7 @@ def submit(
         scratch_bytes=_size("scratch", scratch),
         python=None if python is None else _interpreter(fspath(python)),
         repeats=repeats,
+        keys=_listed("keys", keys),
         capture=_words("capture", capture),
         paired=paired,
         setup=_setup(precision, compile, jit_compile=jit_compile, channels_last=channels_last, accumulate=accumulate),
@@ -280,9 +286,14 @@ def _interpreter(path: str) -> str:
 
 def _words(name: str, given: Sequence[str]) -> list[str]:
     """Return words as they are stored: sorted, each once."""
+    return sorted(set(_listed(name, given)))
+
+
+def _listed(name: str, given: Sequence[str]) -> list[str]:
+    """Return texts as a list; a text alone is a sequence of texts too, and never meant so."""
     if isinstance(given, str):
         raise UsageError(f"{name} is {given!r}; give a list of words: [{given!r}].")
-    return sorted(set(given))
+    return list(given)
 
 
 def _spec(**fields: Any) -> JobSpec:
@@ -299,22 +310,6 @@ def _setup(precision: Precision | None, mode: CompileMode | None, **others: bool
     """Return the fields of a `Setup`; those with few values are checked here, so that an error says what there is."""
     Setup(precision=precision, compile=mode)
     return {"precision": precision, "compile": mode, **others}
-
-
-def _read_weights(path: Path) -> bytes:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        content = path.read_bytes()
-        with safe_open(path, framework="numpy"):  # reads and checks the header
-            return content
-    except OSError as error:
-        raise UsageError(f"The weights {path} cannot be read: {error.strerror}.") from error
-    except SafetensorError as error:
-        raise UsageError(
-            f"The weights {path} are no safetensors file: {error}. Write one with safetensors.torch.save_file, or keep "
-            "the weights.safetensors of a get_weights job."
-        ) from error
 
 
 def run(model: str | PathLike[str], *, mode: Mode = "inference", **options: Any) -> JobHandle:

@@ -22,6 +22,7 @@ __all__ = [
     "METHODS",
     "SEEDED_WARMUP",
     "TASKS",
+    "WEIGHTS_NAME",
     "Artifact",
     "Attempt",
     "AttemptState",
@@ -110,6 +111,9 @@ SEEDED_WARMUP = 5
 
 LOG_NAME = "log.txt"
 """Name of the artifact that holds what an attempt wrote to standard output and error."""
+
+WEIGHTS_NAME = "weights.safetensors"
+"""Name of the artifact that holds the weights that a job got."""
 
 
 _WITH_KEYS = ("get_weights", "get_intermediates")

@@ -13,6 +13,7 @@ from dnnamo.errors import JobFailed, UsageError
 from dnnamo.records import (
     EVENTS_NAME,
     LOG_NAME,
+    WEIGHTS_NAME,
     Artifact,
     Cause,
     DeviceTime,
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from dnnamo.arrays import Array
     from dnnamo.client import Session
     from dnnamo.profiles.events import Events
     from dnnamo.profiles.flame import Frame
 
-__all__ = ["By", "JobHandle", "StoredProfile"]
+__all__ = ["By", "JobHandle", "StoredProfile", "replacing"]
 
 By = Literal["name", "shape", "layer", "step", "kernel"]
 """What the calls in one row of a profile's table have in common."""
@@ -191,6 +193,27 @@ class JobHandle:
             raise UsageError(f"Job {self.id} has no artifact {name!r}. It has: {have}.")
         return self._session.store.read_artifact(digests[name])
 
+    def weights(self) -> dict[str, "Array"]:
+        """Return the weights that a get_weights job kept, by identifier; waits for the job first.
+
+        Raises:
+            JobFailed: If the job failed or was cancelled.
+            UsageError: If its method gets no weights.
+        """
+        from dnnamo.arrays import read_arrays
+
+        return read_arrays(self.weights_file())
+
+    def weights_file(self) -> bytes:
+        """Return the safetensors file with the weights that a get_weights job kept; errors as for `weights`."""
+        self._succeeded()
+        if self.spec.method != "get_weights":
+            raise UsageError(
+                f"Job {self.id} has no weights: its method is {self.spec.method}. A get_weights job has them, that is "
+                "one of `dnnamo weights MODEL`."
+            )
+        return self.read(WEIGHTS_NAME)
+
     @property
     def log(self) -> str:
         """What the model printed, standard output and error together; empty until an attempt has ended."""
@@ -338,7 +361,7 @@ class StoredProfile:
         write = exporter(to)
         events, metadata = read_events(self.file)
         if isinstance(file, str | PathLike):
-            with _replacing(Path(file)) as opened:
+            with replacing(Path(file)) as opened:
                 write(events, metadata, opened)
         else:
             write(events, metadata, file)
@@ -359,8 +382,8 @@ class StoredProfile:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for bytes that takes the place of the one at `path` when it is whole."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for bytes that takes the place of the one at `path` when it is whole, gzipped if its name says so."""
     draft = path.with_name(f".{path.name}.part")
     try:
         with draft.open("wb") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from dnnamo.cli import admin, jobs, models, operations, profiles, queries, run, services, timeline, workers
+from dnnamo.cli import admin, jobs, models, operations, profiles, queries, run, services, timeline, weights, workers
 from dnnamo.cli.output import note
 from dnnamo.errors import DnnamoError
 
@@ -27,6 +27,7 @@ for verb in (
     run.run,
     run.profile,
     run.submit,
+    weights.weights,
     jobs.ls,
     jobs.show,
     jobs.logs,

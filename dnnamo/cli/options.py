@@ -12,7 +12,7 @@ import typer
 from dnnamo import records
 from dnnamo.errors import UsageError
 
-__all__ = ["Options", "ProfileOptions", "with_options"]
+__all__ = ["ModelOptions", "Options", "ProfileOptions", "with_options"]
 
 _LIMITS = "Limits of an attempt, by default the worker's"
 _SETUP = "How the model computes, by default as its loader made it"
@@ -32,13 +32,9 @@ def _recorded(help: str, flag: str) -> Any:  # noqa: A002
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ModelOptions:
     """What a job is made of besides its method and its model; a field is an option of the command line."""
 
-    steps: Annotated[int, typer.Option(help="Steps to count.")] = 10
-    warmup: Annotated[
-        int | None, typer.Option(help="Steps before those; by default until the step time is steady.")
-    ] = None
     device: Annotated[records.Device, typer.Option(help="Device class, which is also the queue.")] = "cpu"
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="Option of the model; repeatable.")
@@ -49,10 +45,15 @@ class Options:
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Safetensors file of weights to set first.")] = (
         None
     )
+    pickled_weights: Annotated[
+        bool,
+        typer.Option(
+            "--pickled-weights", help="Unpickle that file here, which runs what it says, if it is no safetensors file."
+        ),
+    ] = False
     python: Annotated[
         str | None, typer.Option(metavar="PATH", help="Another interpreter to run it with, which the worker allows.")
     ] = None
-    repeat: Annotated[int, typer.Option(metavar="N", help="Measure again, at most N times, what was disturbed.")] = 0
     priority: Annotated[int, typer.Option(help="The greater starts first.")] = 0
     tag: Annotated[list[str] | None, typer.Option(metavar="WORD", help="To find the job by; repeatable.")] = None
     seed: Annotated[int | None, typer.Option(help="What random numbers begin with, for the same losses again.")] = None
@@ -83,14 +84,12 @@ class Options:
             UsageError: If an option of the model is not KEY=VALUE.
         """
         return {
-            "n_steps": self.steps,
-            "warmup": self.warmup,
             "device": self.device,
             "params": dict(map(_param, self.param or [])),
             "threads": self.threads,
             "weights": self.weights,
+            "pickled": self.pickled_weights,
             "python": self.python,
-            "repeats": self.repeat,
             "seed": self.seed,
             **{name: getattr(self, name) for name in records.Setup.__struct_fields__},
             "priority": self.priority,
@@ -101,6 +100,21 @@ class Options:
             "output_limit": self.output_limit,
             "scratch": self.scratch,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """What a job is made of that does steps."""
+
+    steps: Annotated[int, typer.Option(help="Steps to count.")] = 10
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps before those; by default until the step time is steady.")
+    ] = None
+    repeat: Annotated[int, typer.Option(metavar="N", help="Measure again, at most N times, what was disturbed.")] = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return these options as `dnnamo.submit` takes them; raises `UsageError` as `ModelOptions` does."""
+        return {**super().arguments(), "n_steps": self.steps, "warmup": self.warmup, "repeats": self.repeat}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +150,11 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(verb, eval_str=True).parameters
     kind = own["options"].annotation
     hints = get_type_hints(kind, include_extras=True)
+    own_first = [name for base in kind.__mro__ for name in vars(base).get("__annotations__", ())]
+    defaults = {field.name: field.default for field in fields(kind)}
     added = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(kind)
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
+        for name in own_first
     ]
 
     @wraps(verb)

@@ -7,8 +7,9 @@ import typer
 from dnnamo import client, records
 from dnnamo.cli.options import Options, ProfileOptions, with_options
 from dnnamo.cli.output import Format, Output, note, show_lines, show_object
+from dnnamo.cli.results import wait
 from dnnamo.cli.summary import describe, lines
-from dnnamo.cli.waiting import warn_if_stuck, watch
+from dnnamo.cli.waiting import warn_if_stuck
 from dnnamo.errors import JobFailed
 
 __all__ = ["profile", "run", "submit"]
@@ -44,22 +45,13 @@ def submit(
         note(
             f"No broker is configured, so job {job.id} runs in this process; `dnnamo show {job.id}` tells how it went."
         )
-        _wait(job)
-
-
-def _wait(job: client.JobHandle) -> None:
-    try:
-        watch(job)
-    except KeyboardInterrupt:
-        note(f"Cancelling job {job.id}; `dnnamo show {job.id}` tells how it ended.")
-        job.cancel()
-        job.wait(timeout=15)
+        wait(job)
 
 
 def _finish(job: client.JobHandle, output: Format) -> None:
     """Wait for a job, show what came out, and end with its exit code."""
     warn_if_stuck(job)
-    _wait(job)
+    wait(job)
     record = job.record
     if output is not Format.table:
         show_object(describe(job), output)

@@ -157,6 +157,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, str]]:
         "python": spec.python,
         "repeat": f"at most {counted(spec.repeats, 'time')} if disturbed" if spec.repeats else "",
         "tags": " ".join(spec.tags),
+        "keys": " ".join(spec.keys),
         "capture": " ".join(spec.capture),
     }
     return [(heading, text) for heading, text in asked.items() if text]

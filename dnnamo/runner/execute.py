@@ -20,6 +20,7 @@ from dnnamo.loaders import find_loader
 from dnnamo.model import Capturing, capabilities, listen_for_losses, offer
 from dnnamo.records import (
     EVENTS_NAME,
+    WEIGHTS_NAME,
     Artifact,
     Cause,
     Evidence,
@@ -403,7 +404,7 @@ def _graph(model: Any, spec: JobSpec, returned: _Returned) -> None:
 
 
 def _get_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    returned.keep_arrays("weights.safetensors", weights_of(model, spec.keys))
+    returned.keep_arrays(WEIGHTS_NAME, weights_of(model, spec.keys))
 
 
 def _intermediates(model: Any, spec: JobSpec, returned: _Returned) -> None:

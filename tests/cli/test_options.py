@@ -29,10 +29,10 @@ def test_without_options_the_defaults_hold():
 
 def test_every_option_reaches_its_field():
     words = (
-        "m.py --own 4 --steps 7 --warmup 2 --device gpu -p batch=4 --param name=x --threads 2 --weights w --python v/p "
-        "--repeat 3 --priority 5 --tag b --tag a --timeout 1.5 --memory 2GiB --output-limit 1MB --scratch 3 "
-        "--seed 7 --precision mixed_bfloat16 --compile max-autotune --jit-compile --channels-last --accumulate 4 "
-        "--no-bundle"
+        "m.py --own 4 --steps 7 --warmup 2 --device gpu -p batch=4 --param name=x --threads 2 --weights w "
+        "--pickled-weights --python v/p --repeat 3 --priority 5 --tag b --tag a --timeout 1.5 --memory 2GiB "
+        "--output-limit 1MB --scratch 3 --seed 7 --precision mixed_bfloat16 --compile max-autotune "
+        "--jit-compile --channels-last --accumulate 4 --no-bundle"
     )
     model, own, options = parsed(*words.split())
 
@@ -45,6 +45,7 @@ def test_every_option_reaches_its_field():
         "threads": 2,
         "weights": "w",
         "bundle": False,
+        "pickled": True,
         "python": "v/p",
         "repeats": 3,
         "seed": 7,
