@@ -97,12 +97,16 @@ def place_of(reference: str) -> Place | None:
     """Return where the file or folder of a reference lies; None if it names none."""
     name, rest = _split(reference)
     if name in schemes.known():
-        return _place_of_data(Path(rest or "")) if getattr(schemes.find(name), "IS_PATH", False) else None
+        scheme = schemes.find(name)
+        return _place_of_data(scheme, Path(rest or "")) if getattr(scheme, "IS_PATH", False) else None
     return Place(Path(name).parent, entry=Path(name).name) if _is_file(name) else None
 
 
-def _place_of_data(path: Path) -> Place:
-    return Place(path.parent, entry=path.name if path.is_file() else None, only=(path.name,), is_code=False)
+def _place_of_data(scheme: schemes.Scheme, path: Path) -> Place:
+    if not path.is_file():
+        return Place(path.parent, only=(path.name,), is_code=False)
+    beside = scheme.companions(str(path)) if hasattr(scheme, "companions") else ()
+    return Place(path.parent, entry=path.name, only=(path.name, *beside), is_code=False)
 
 
 def module_of(reference: str) -> str | None:

@@ -61,6 +61,12 @@ class Scheme(Protocol):
     def names(self) -> Sequence[str]:
         """Return the names that there are, in the order to list them; raises `MissingExtra` likewise."""
 
+    def companions(self, name: str) -> Sequence[str]:
+        """Return the names of files and folders beside a file, as `IS_PATH` has it, that a job needs with it.
+
+        It is asked where the job is submitted, without the scheme's packages; a scheme may do without.
+        """
+
 
 class Described(NamedTuple):
     """A scheme in words.

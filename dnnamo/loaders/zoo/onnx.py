@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnnamo.loaders.zoo.onnx_weights import other_files
 from dnnamo.loaders.zoo.options import MakeBatch, checked, told
 from dnnamo.loaders.zoo.reading import existing
 
 if TYPE_CHECKING:
     from dnnamo.frameworks.onnxruntime import OnnxModel
 
-__all__ = ["EXTRA", "IS_PATH", "PACKAGES", "TAKES", "loader"]
+__all__ = ["EXTRA", "IS_PATH", "PACKAGES", "TAKES", "companions", "loader"]
 
 TAKES = "the path of an ONNX file, which ONNX Runtime runs"
 PACKAGES = ("onnx", "onnxruntime")
@@ -30,6 +31,12 @@ def loader(name: str) -> Callable[..., Any]:
     import dnnamo.frameworks.onnxruntime  # noqa: F401 (says which extra to install)
 
     return partial(_make, path)
+
+
+def companions(name: str) -> list[str]:
+    """Return what lies beside a file and has weights of it."""
+    places = [Path(location) for location in other_files(Path(name)) if location]
+    return sorted({place.parts[0] for place in places if not place.is_absolute() and ".." not in place.parts})
 
 
 def _make(path: Path, *, batch: int | None = None, data: MakeBatch | None = None, **dims: int) -> "OnnxModel":
