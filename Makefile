@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := torch,tensorflow,onnx,transformers,worker,postgres,local,frames,test,check
 
-.PHONY: help demo test chaos check bench bench-queue bench-profiles format clean
+.PHONY: help demo docs test chaos check bench bench-queue bench-profiles format clean
 
 help:
 	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench   start-up times, and how much of a step the operation tables account for"
 	@echo "make bench-queue  what a job costs beside the work itself, against bare Celery"
 	@echo "make bench-profiles  what a profile costs to build, store and ask, against other tools' own ways"
+	@echo "make docs    write the tables of docs/models.md that the code decides"
 	@echo "make format  mend formatting and what lint can mend"
 	@echo "make clean   remove .venv and caches"
 
@@ -53,6 +54,9 @@ bench-queue: .venv/installed
 
 bench-profiles: .venv/installed .venv-peers/installed
 	$(BIN)/python -m benchmarks.profiles
+
+docs: .venv/installed
+	$(BIN)/python -m docs.tables
 
 format: .venv/installed
 	$(BIN)/ruff format

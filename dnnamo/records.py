@@ -369,7 +369,9 @@ class Evidence(Record, frozen=True, kw_only=True):
 class Result(Record, frozen=True, kw_only=True):
     """What a method returned, apart from artifacts: step times, losses and scores of the counted steps.
 
-    `evidence` is there for methods that measure: what run or profile a model.
+    Attributes:
+        evidence: Of methods that measure: what run or profile a model.
+        capabilities: Methods of the interface that the model implements.
     """
 
     steps: Steps | None = None
@@ -377,6 +379,7 @@ class Result(Record, frozen=True, kw_only=True):
     score: list[float | None] = []
     predictions: Predictions | None = None
     evidence: Evidence | None = None
+    capabilities: list[Method] = []
 
 
 class Progress(Record, frozen=True, kw_only=True):

@@ -99,6 +99,7 @@ RESULT = Result(
     score=[None, 0.5],
     predictions=Predictions(kept=1, total=2, total_bytes=3),
     evidence=EVIDENCE,
+    capabilities=["run_training", "get_weights"],
 )
 ARTIFACT = Artifact(name="log.txt", media_type="text/plain", digest="ab", size=3)
 OUTCOME = Outcome(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dnnamo.client import JobHandle, StoredProfile
+from dnnamo.model_types import MODEL_TYPES, methods_of, types_among
 from dnnamo.records import Attempt, Bundle, DeviceTime, Environment, Evidence, Job, JobSpec, Operation, Profile, Steps
 from dnnamo.sizes import as_size
 
@@ -42,6 +43,7 @@ def describe(job: JobHandle) -> dict[str, Any]:
         "score": result.score,
         "predictions": result.predictions and result.predictions.to_dict(),
         "evidence": _evidence(result.evidence),
+        "capabilities": result.capabilities,
         "profile": _profile(profile_of(job)),
         "environment": environment and environment.to_dict(),
         **{name: stored[name] for name in (*_TIMES, "attempts")},
@@ -179,6 +181,8 @@ def lines(job: JobHandle) -> list[tuple[str, str]]:
     said = []
     if environment := job.environment:
         said.append(("environment", _environment(environment)))
+    if result.capabilities:
+        said.append(("model", _capable(result.capabilities)))
     if result.steps:
         said.append(("warm up", f"{result.steps.warmup.count} steps"))
         said.append(("steps", _profiled_times(result.steps, profile.record) if profile else _times(result.steps)))
@@ -187,6 +191,13 @@ def lines(job: JobHandle) -> list[tuple[str, str]]:
     if result.loss and result.loss[0] is not None:
         said.append(("loss", f"{result.loss[0]:.4g} at the first counted step, {result.loss[-1]:.4g} at the last"))
     return said + (_figures(profile) if profile else [])
+
+
+def _capable(methods: Sequence[str]) -> str:
+    """Return what kinds of model it is, and the methods that belong to none of them."""
+    types = types_among(methods)
+    named = {method for name in types for method in methods_of(MODEL_TYPES[name])}
+    return " · ".join([*types, *(method for method in methods if method not in named)])
 
 
 def _figures(profile: StoredProfile) -> list[tuple[str, str]]:

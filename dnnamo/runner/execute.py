@@ -134,7 +134,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
         return Outcome(state="failed", cause=_cause(error, spec), message=message, environment=describe())
     return Outcome(
         state="succeeded",
-        result=returned.result,
+        result=msgspec.structs.replace(returned.result or Result(), capabilities=capabilities(model)),
         profile=returned.profile,
         graph=returned.graph,
         environment=describe(),
