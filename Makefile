@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := torch,tensorflow,onnx,transformers,worker,postgres,local,frames,test,check
 
+# Newer than constraints.txt would be of no use: torchvision belongs to one version of PyTorch.
+ZOO := torchvision==0.28.0 timm==1.0.31 keras-hub==0.32.0 pillow==13.0.0
+
 .PHONY: help demo docs test chaos check bench bench-queue bench-profiles format clean
 
 help:
@@ -27,7 +30,14 @@ help:
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
-test: .venv/installed
+# Apart from .venv, where torchvision would be imported by transformers: its operators want a CUDA build of PyTorch.
+# Without what they depend on, as that is there; the tests put this folder on the path of processes of their own.
+.venv-zoo/installed: Makefile .venv/installed
+	rm -rf .venv-zoo
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv-zoo $(ZOO)
+	touch $@
+
+test: .venv/installed .venv-zoo/installed
 	$(BIN)/python -m pytest
 
 chaos: .venv/installed
@@ -63,4 +73,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .venv-peers build/traces .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers .venv-zoo build/traces .mypy_cache .ruff_cache .pytest_cache

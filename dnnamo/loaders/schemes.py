@@ -20,6 +20,8 @@ _BUILT_IN = {
     "demo": "dnnamo.loaders.demos",
     "keras": "dnnamo.loaders.zoo.keras",
     "transformers": "dnnamo.loaders.zoo.transformers",
+    "torchvision": "dnnamo.loaders.zoo.torchvision",
+    "timm": "dnnamo.loaders.zoo.timm",
     "torch_export": "dnnamo.loaders.zoo.torch_export",
     "keras_file": "dnnamo.loaders.zoo.keras_file",
     "saved_model": "dnnamo.loaders.zoo.saved_model",

@@ -49,6 +49,20 @@ CASES = {
         "bret",
         "transformers:bert",
     ),
+    "torchvision": Case(
+        "shufflenet_v2_x0_5",
+        {"batch": 2, "image": 32, "classes": 5},
+        True,
+        "shuflenet_v2_x0_5",
+        "torchvision:shufflenet_v2_x0_5",
+    ),
+    "timm": Case(
+        "test_vit",
+        {"batch": 2, "image": 32, "classes": 5},
+        True,
+        "vit_tny_patch16_224",
+        "timm:vit_tiny_patch16_224",
+    ),
     "torch_export": Case("{files}/open.pt2", {"batch": 3}, False, "{files}/absent.pt2", "absent.pt2"),
     "keras_file": Case("{files}/compiled.keras", {"batch": 3}, True, "{files}/absent.keras", "absent.keras"),
     "onnx": Case("{files}/open.onnx", {"batch": 3}, False, "{files}/absent.onnx", "absent.onnx"),
@@ -56,14 +70,19 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
+INSTALLED = [name for name in CASES if schemes.describe(name).installed]
+"""Of torchvision and timm test_apart.py sees to it that they are."""
+
+
+@pytest.fixture(params=INSTALLED)
 def scheme(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def case(scheme: str, written_files: Path) -> Case:
+def case(scheme: str, request: pytest.FixtureRequest) -> Case:
     found = CASES[scheme]
+    written_files = request.getfixturevalue("written_files") if found.is_path else None
     return found._replace(name=found.name.format(files=written_files), miss=found.miss.format(files=written_files))
 
 
@@ -99,7 +118,7 @@ def test_a_name_that_is_unknown_is_answered_with_the_nearest(scheme: str, case: 
     assert case.near in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", [name for name, case in CASES.items() if not case.is_path])
+@pytest.mark.parametrize("scheme", [name for name in INSTALLED if not CASES[name].is_path])
 def test_the_name_is_among_those_that_are_listed_and_fits_in_any_case(scheme: str, case: Case) -> None:
     listed = schemes.find(scheme).names()
     assert case.name in listed
@@ -139,7 +158,7 @@ def test_an_option_that_is_unknown_is_refused(scheme: str, case: Case) -> None:
         load(f"{scheme}:{case.name}", {"batsh": 2})
 
 
-@pytest.mark.parametrize("scheme", sorted(set(CASES) - {"demo"}))
+@pytest.mark.parametrize("scheme", [name for name in INSTALLED if name != "demo"])
 def test_a_function_makes_the_batch_in_place_of_the_loader(scheme: str, case: Case, model: Any, tmp_path: Path) -> None:
     made = model._make_batch()
     (tmp_path / "given_data.py").write_text("batches = []\ndef make():\n    return batches[0]\n")

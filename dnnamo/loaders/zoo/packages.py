@@ -8,6 +8,8 @@ from dnnamo.errors import LoaderError, MissingExtra
 
 __all__ = ["imported"]
 
+_FITTING = ("torch", "torchvision", "tensorflow", "keras")
+
 
 def imported(package: str, *, extra: str) -> Any:
     """Return an installed package, imported.
@@ -28,7 +30,7 @@ def imported(package: str, *, extra: str) -> Any:
 
 
 def _broken(package: str, extra: str, error: Exception) -> LoaderError:
-    others = ", ".join(f"{name} {found}" for name in ("torch", "tensorflow", "keras") if (found := _version(name)))
+    others = ", ".join(f"{name} {found}" for name in _FITTING if name != package and (found := _version(name)))
     reason = " ".join(str(error).split())
     return LoaderError(
         f"{package} {_version(package)} is installed, but cannot be imported beside {others}: {reason}. Install "
