@@ -1,6 +1,6 @@
 """Run and profile many neural networks through a queue, and query what was measured in a database."""
 
-from dnnamo.client import JobHandle, StoredProfile, cancel, import_trace, job, jobs, profile, run, submit
+from dnnamo.client import JobHandle, StoredProfile, cancel, graph, import_trace, job, jobs, profile, run, submit
 from dnnamo.errors import DnnamoError
 from dnnamo.model import Model, capabilities, report_loss, step
 
@@ -11,6 +11,7 @@ __all__ = [
     "StoredProfile",
     "cancel",
     "capabilities",
+    "graph",
     "import_trace",
     "job",
     "jobs",

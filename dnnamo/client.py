@@ -42,6 +42,7 @@ __all__ = [
     "Session",
     "StoredProfile",
     "cancel",
+    "graph",
     "import_trace",
     "job",
     "jobs",
@@ -355,7 +356,12 @@ def _media_type(name: str) -> str:
     return "application/vnd.apache.parquet" if name.endswith(".parquet") else "application/octet-stream"
 
 
-def method_of(verb: Literal["run", "profile"], mode: Mode) -> Method:
+def graph(model: str | PathLike[str], *, mode: Mode = "inference", **options: Any) -> JobHandle:
+    """Submit `get_inference_graph` or `get_training_graph`, wait, and return the job; options as for `submit`."""
+    return submit(model, method_of("graph", mode), **options).wait()
+
+
+def method_of(verb: Literal["run", "profile", "graph"], mode: Mode) -> Method:
     """Return the interface's method for a verb and a mode.
 
     Raises:
@@ -363,7 +369,7 @@ def method_of(verb: Literal["run", "profile"], mode: Mode) -> Method:
     """
     if mode not in ("inference", "training"):
         raise UsageError(f"mode is {mode!r}; it must be inference or training.")
-    return cast("Method", f"{verb}_{mode}")
+    return cast("Method", f"get_{mode}_graph" if verb == "graph" else f"{verb}_{mode}")
 
 
 def job(job_id: int) -> JobHandle:

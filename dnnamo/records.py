@@ -255,6 +255,11 @@ class JobSpec(Record, frozen=True, kw_only=True):
         """Whether the job has a profile once it has succeeded."""
         return self.method.startswith("profile_") or self.method == "import_trace"
 
+    @property
+    def gives_graph(self) -> bool:
+        """Whether the job has a graph once it has succeeded."""
+        return self.method in ("get_inference_graph", "get_training_graph")
+
     def __post_init__(self) -> None:
         _one_of("method", self.method, TASKS)
         _one_of("device", self.device, DEVICES)

@@ -1,15 +1,14 @@
 """What is stored: a job, read afresh at each look, and the profile that it took."""
 
-import gzip
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args, overload
+from typing import TYPE_CHECKING, BinaryIO, Literal, get_args, overload
 
 from dnnamo.errors import JobFailed, UsageError
+from dnnamo.files import replacing
 from dnnamo.records import (
     EVENTS_NAME,
     LOG_NAME,
@@ -31,6 +30,7 @@ from dnnamo.records import (
     Result,
     State,
 )
+from dnnamo.stored_graph import StoredGraph
 from dnnamo.tables import Table
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dnnamo.profiles.events import Events
     from dnnamo.profiles.flame import Frame
 
-__all__ = ["By", "JobHandle", "StoredProfile", "replacing"]
+__all__ = ["By", "JobHandle", "StoredProfile"]
 
 By = Literal["name", "shape", "layer", "step", "kernel"]
 """What the calls in one row of a profile's table have in common."""
@@ -163,6 +163,28 @@ class JobHandle:
                 "and profile_training, that is from `dnnamo profile`, and from `dnnamo import`."
             )
         return StoredProfile(self, found, self._session)
+
+    @property
+    def graph(self) -> StoredGraph:
+        """The graph that the job took; waits for the job first.
+
+        Raises:
+            JobFailed: If the job failed or was cancelled.
+            UsageError: If its method takes no graph, or it was stored before graphs were.
+        """
+        found = self._session.store.graph_summary(self._succeeded()) if self.spec.gives_graph else None
+        if found is not None:
+            return StoredGraph(self, found, self._session)
+        if not self.spec.gives_graph:
+            raise UsageError(
+                f"Job {self.id} has no graph: its method is {self.spec.method}. Graphs come from get_inference_graph "
+                "and get_training_graph, that is from `dnnamo graph MODEL`."
+            )
+        files = ", ".join(it.name for it in self.artifacts if it.name.startswith("graph.")) or "none"
+        raise UsageError(
+            f"Of job {self.id} only the framework's own graph was kept ({files}; `job.read` gives it back): an older "
+            "version stored it, or its framework does not tell operations and tensors. `dnnamo graph` takes it anew."
+        )
 
     def _succeeded(self) -> int:
         record = self.wait().record
@@ -379,19 +401,3 @@ class StoredProfile:
                 f"are there; for a time line or an export take the profile again."
             )
         return self._job.read(EVENTS_NAME)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for bytes that takes the place of the one at `path` when it is whole, gzipped if its name says so."""
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        with draft.open("wb") as file:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                    yield cast("BinaryIO", packed)
-            else:
-                yield file
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -10,7 +10,20 @@ from pathlib import Path
 
 import typer
 
-from dnnamo.cli import admin, jobs, models, operations, profiles, queries, run, services, timeline, weights, workers
+from dnnamo.cli import (
+    admin,
+    graphs,
+    jobs,
+    models,
+    operations,
+    profiles,
+    queries,
+    run,
+    services,
+    timeline,
+    weights,
+    workers,
+)
 from dnnamo.cli.output import note
 from dnnamo.errors import DnnamoError
 
@@ -33,6 +46,7 @@ for verb in (
     jobs.logs,
     jobs.wait,
     jobs.cancel,
+    graphs.graph,
     operations.ops,
     timeline.timeline,
     profiles.import_,

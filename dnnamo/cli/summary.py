@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from dnnamo import client
 from dnnamo.client import JobHandle, StoredProfile
+from dnnamo.graphs.summary import Summary
 from dnnamo.model_types import MODEL_TYPES, methods_of, types_among
 from dnnamo.records import Attempt, Bundle, DeviceTime, Environment, Evidence, Job, JobSpec, Operation, Profile, Steps
 from dnnamo.sizes import as_size
@@ -16,6 +18,8 @@ __all__ = [
     "counted",
     "describe",
     "device_line",
+    "graph_lines",
+    "graph_of",
     "lines",
     "listed",
     "profile_of",
@@ -45,6 +49,7 @@ def describe(job: JobHandle) -> dict[str, Any]:
         "evidence": _evidence(result.evidence),
         "capabilities": result.capabilities,
         "profile": _profile(profile_of(job)),
+        "graph": graph.to_dict() if (graph := graph_of(job)) else None,
         "environment": environment and environment.to_dict(),
         **{name: stored[name] for name in (*_TIMES, "attempts")},
         "artifacts": [artifact.to_dict() for artifact in job.artifacts],
@@ -62,6 +67,23 @@ def _evidence(evidence: Evidence | None) -> dict[str, Any] | None:
 def profile_of(job: JobHandle) -> StoredProfile | None:
     """Return the profile that a job took, None if it took none or has not yet."""
     return job.profile if job.spec.gives_profile and job.state == "succeeded" else None
+
+
+def graph_of(job: JobHandle) -> Summary | None:
+    """Return the figures of the graph that a job took, None if it took none or an older version stored it."""
+    return client.session().store.graph_summary(job.id) if job.spec.gives_graph else None
+
+
+def graph_lines(graph: Summary) -> list[tuple[str, str]]:
+    """Return what a graph comes to, as pairs of a heading and a line."""
+    depth = "in a circle" if graph.depth is None else f"depth {graph.depth:,}"
+    counts = [counted(graph.operations, "operation"), counted(graph.tensors, "tensor"), counted(graph.edges, "edge")]
+    size = f"{counted(graph.weight_elements, 'value')} in {counted(graph.weights, 'tensor')}"
+    return [
+        ("graph", f"{graph.source} · {' · '.join(counts)} · {counted(graph.layers, 'layer')} · {depth}"),
+        ("weights", f"{size}, {as_size(graph.weight_bytes)}"),
+        *(("note", note) for note in graph.notes),
+    ]
 
 
 def _profile(profile: StoredProfile | None) -> dict[str, Any] | None:
@@ -190,7 +212,8 @@ def lines(job: JobHandle) -> list[tuple[str, str]]:
         said.append(("quality", _quality(result.evidence)))
     if result.loss and result.loss[0] is not None:
         said.append(("loss", f"{result.loss[0]:.4g} at the first counted step, {result.loss[-1]:.4g} at the last"))
-    return said + (_figures(profile) if profile else [])
+    graph = graph_of(job)
+    return said + (_figures(profile) if profile else []) + (graph_lines(graph) if graph else [])
 
 
 def _capable(methods: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from dnnamo.cli.options import ModelOptions, with_options
 from dnnamo.cli.output import Format, Output, note, show_rows
 from dnnamo.cli.results import Model, job_of
 from dnnamo.cli.summary import counted
+from dnnamo.files import replacing
 from dnnamo.sizes import as_size
-from dnnamo.stored import replacing
 
 if TYPE_CHECKING:
     from dnnamo.arrays import Entry
