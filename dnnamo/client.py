@@ -238,11 +238,12 @@ def submit(
     from dnnamo.loaders import locate, locate_data
     from dnnamo.weight_files import read_weights
 
+    must_exist = bundle or session().is_embedded
     content = None if weights is None else read_weights(Path(weights), pickled=pickled)
     spec = _spec(
-        model=locate(fspath(model)),
+        model=locate(fspath(model), must_exist=must_exist),
         method=method,
-        params=locate_data(fspath(model), params or {}),
+        params=locate_data(fspath(model), params or {}, must_exist=must_exist),
         n_steps=n_steps,
         warmup=warmup,
         device=device,

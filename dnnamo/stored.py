@@ -236,6 +236,23 @@ class JobHandle:
             )
         return self.read(WEIGHTS_NAME)
 
+    def unbundle(self, folder: str | PathLike[str]) -> None:
+        """Write the code that the job brought along into a new or empty folder.
+
+        Raises:
+            UsageError: If it brought none, or the folder has something in it.
+        """
+        bundle = self.spec.bundle
+        if bundle is None:
+            raise UsageError(f"Job {self.id} brought no code along; its model is {self.spec.model}.")
+        from dnnamo.bundles.archive import unpack
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise UsageError(f"The folder {target} has something in it; give a new or an empty one.")
+        unpack(self._session.store.read_artifact(bundle.digest), bundle.digest, target)
+
     @property
     def log(self) -> str:
         """What the model printed, standard output and error together; empty until an attempt has ended."""

@@ -197,3 +197,77 @@ def test_cancelling_many_takes_a_clear_word(session, options):
     with pytest.raises(UsageError, match="Say which jobs"):
         dnnamo.cancel(**options)
     assert job.state == "queued"
+
+
+@pytest.fixture
+def elsewhere(session, tmp_path):
+    """The session, as if workers ran its jobs; and a model file."""
+    session.is_embedded = False
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / "model.py"
+    path.write_text("x = 1")
+    return path
+
+
+def test_a_model_that_runs_elsewhere_brings_its_code(session, elsewhere, tmp_path):
+    job = dnnamo.submit(elsewhere, "run_inference")
+
+    assert job.spec.model == str(elsewhere)
+    assert (job.spec.bundle.files, job.spec.bundle.folders) == (1, [str(elsewhere.parent)])
+    elsewhere.unlink()
+    job.unbundle(tmp_path / "again" / "here")
+    assert (tmp_path / "again" / "here" / "model.py").read_text() == "x = 1"
+    with pytest.raises(UsageError, match="has something in it"):
+        job.unbundle(tmp_path / "again")
+
+
+def test_jobs_of_one_model_share_what_is_stored(session, elsewhere):
+    one, other = (dnnamo.submit(elsewhere, "run_inference", params={"batch": batch}).spec for batch in (1, 2))
+
+    assert one.bundle == other.bundle
+    spec = JobSpec(model=str(elsewhere), method="run_inference")
+    assert session.with_code(spec).bundle == one.bundle
+
+
+def test_a_data_function_goes_along(session, elsewhere):
+    (elsewhere.parent / "net.onnx").touch()
+    spec = dnnamo.submit(
+        f"onnx:{elsewhere.parent}/net.onnx", "run_inference", params={"data": f"{elsewhere}:make"}
+    ).spec
+
+    assert spec.bundle.files == 2
+    assert spec.params == {"data": f"{elsewhere}:make"}
+
+
+def test_what_comes_with_dnnamo_brings_nothing(session, elsewhere):
+    job = dnnamo.submit("demo:mlp", "run_inference")
+
+    assert job.spec.bundle is None
+    with pytest.raises(UsageError, match="brought no code along"):
+        job.unbundle(elsewhere.parent)
+
+
+def test_without_a_bundle_a_file_need_not_be_here(session, elsewhere):
+    spec = dnnamo.submit("/models/on/the/worker.py", "run_inference", bundle=False).spec
+
+    assert (spec.model, spec.bundle) == ("/models/on/the/worker.py", None)
+    with pytest.raises(UsageError, match="no model file"):
+        dnnamo.submit("/models/on/the/worker.py", "run_inference")
+
+
+def test_a_model_that_runs_here_must_be_here_and_brings_nothing(session, elsewhere):
+    session.is_embedded = True
+
+    assert dnnamo.submit(elsewhere, "run_inference").spec.bundle is None
+    with pytest.raises(UsageError, match="no model file"):
+        dnnamo.submit("/models/on/the/worker.py", "run_inference", bundle=False)
+
+
+def test_data_and_settings_of_dnnamo_stay_at_home(session, elsewhere, tmp_path):
+    """A model may lie in the data folder, which has passwords."""
+    (tmp_path / "config.toml").write_text("# nothing yet")
+    (tmp_path / "beside.py").touch()
+
+    spec = dnnamo.submit(tmp_path / "beside.py", "run_inference").spec
+
+    assert spec.bundle.files == 2  # it, and the model below

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dnnamo.errors import BundleError
 
-__all__ = ["MOST_FILES", "Content", "pack", "unpack"]
+__all__ = ["MOST_FILES", "Content", "pack", "seal", "unpack"]
 
 MOST_FILES = 5000
 """Files that a bundle has at most."""
@@ -42,7 +42,7 @@ def pack(files: Mapping[str, Content]) -> bytes:
 
 
 def unpack(data: bytes, digest: str, folder: Path) -> None:
-    """Write the files of an archive into an empty folder, which then is read-only with all that is in it.
+    """Write the files of an archive into an empty folder.
 
     Args:
         data: What `pack` returned.
@@ -64,8 +64,6 @@ def unpack(data: bytes, digest: str, folder: Path) -> None:
     _check_names([member.name for member in members])
     for member in members:
         _write(folder / member.name, data[member.offset_data : member.offset_data + member.size], member.mode)
-    for path, _, _ in os.walk(folder, topdown=False):
-        os.chmod(path, 0o500)  # noqa: PTH101 (os.walk gives text)
 
 
 def _members(data: bytes) -> list[tarfile.TarInfo]:
@@ -104,4 +102,13 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
         file.write(data)
-    path.chmod(0o500 if mode & 0o100 else 0o400)
+    if mode & 0o100:
+        path.chmod(0o755)
+
+
+def seal(folder: Path) -> None:
+    """Make a folder and all that is in it read-only, and nobody else's to read."""
+    for path, _, names in os.walk(folder, topdown=False):
+        for file in (Path(path, name) for name in names):
+            file.chmod(file.stat().st_mode & 0o500)
+        Path(path).chmod(0o500)

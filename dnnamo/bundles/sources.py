@@ -54,7 +54,7 @@ def bundle(references: Sequence[str], *, limit_bytes: int, private: Collection[P
     files: dict[str, Path] = {}
     for place in places:
         for name, path in _files(place, limit_bytes, private).items():
-            if not path.samefile(files.setdefault(name, path)):
+            if files.setdefault(name, path) != path and not path.samefile(files[name]):
                 raise UsageError(
                     f"{files[name]} and {path} would be one file of what goes with the job. Rename one, put both into "
                     "one folder, or use --no-bundle."

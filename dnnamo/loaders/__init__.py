@@ -19,8 +19,12 @@ from dnnamo.model import capabilities
 __all__ = ["Place", "find_loader", "load", "locate", "locate_data", "module_of", "place_of", "references"]
 
 
-def locate(reference: str) -> str:
+def locate(reference: str, *, must_exist: bool = True) -> str:
     """Return the reference with a file's path made absolute, so that it means the same in another process.
+
+    Args:
+        reference: As somebody gave it.
+        must_exist: Whether a file must be there on this machine.
 
     Raises:
         ModelNotFound: If it names a file or scheme that is not there, or cannot be a reference at all.
@@ -31,20 +35,20 @@ def locate(reference: str) -> str:
             f"{reference!r} is no model reference. Give a file (model.py), a module (pkg.module) or demo:mlp."
         )
     if name in schemes.known():
-        return f"{name}:{_located_name(name, rest or '')}"
+        return f"{name}:{_located_name(name, rest or '', must_exist=must_exist)}"
     if not _is_file(name):
         if rest is not None:
             schemes.check_scheme(reference.partition(":")[0])
         return reference
     path = _absolute(name)
-    if not _exists(path):
+    if must_exist and not _exists(path):
         raise ModelNotFound(
             f"There is no model file {path}. Check the path, or give a module (pkg.module) or demo:mlp."
         )
     return f"{path}:{rest}" if rest else str(path)
 
 
-def locate_data(reference: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+def locate_data(reference: str, params: Mapping[str, Any], *, must_exist: bool = True) -> Mapping[str, Any]:
     """Return a model's options with the file of the option `data` of a scheme made absolute, as `locate` does.
 
     Raises:
@@ -53,16 +57,16 @@ def locate_data(reference: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
     data = params.get("data") if isinstance(params, Mapping) else None
     if not isinstance(data, str) or _split(reference)[0] not in schemes.known():
         return params
-    return {**params, "data": locate(data)}
+    return {**params, "data": locate(data, must_exist=must_exist)}
 
 
-def _located_name(scheme: str, name: str) -> str:
+def _located_name(scheme: str, name: str, *, must_exist: bool) -> str:
     if not getattr(schemes.find(scheme), "IS_PATH", False):
         return name
     if not name:
         raise ModelNotFound(f"{scheme}: needs the path of a file or folder after the colon.")
     path = _absolute(name)
-    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
+    if must_exist and not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
         raise ModelNotFound(f"There is no file {path}. Check the path after {scheme}:.")
     return str(path)
 

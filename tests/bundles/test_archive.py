@@ -1,6 +1,5 @@
 import gzip
 import io
-import os
 import stat
 import tarfile
 from collections.abc import Callable
@@ -10,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dnnamo.bundles import archive
-from dnnamo.bundles.archive import Content, pack, unpack
+from dnnamo.bundles.archive import Content, pack, seal, unpack
 from dnnamo.errors import BundleError
+from tests.modes import obeying_modes
 
 FILES = {
     "model.py": Content(b"x = 1\n"),
@@ -66,14 +66,16 @@ def test_other_files_are_other_bytes(other):
     assert pack(other) != pack(FILES)
 
 
-def test_what_is_unpacked_cannot_be_written(tmp_path):
+def test_what_is_sealed_cannot_be_written_but_is_what_it_was(tmp_path):
     folder = unpacked(pack(FILES), tmp_path / "x")
+    seal(folder)
 
-    paths = [folder, *folder.rglob("*")]
-    assert {stat.S_IMODE(path.stat().st_mode) & 0o277 for path in paths} == {0}
-    if os.geteuid() != 0:  # whom modes do not keep from anything
-        with pytest.raises(PermissionError):
-            (folder / "new").write_text("x")
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o277 for path in [folder, *folder.rglob("*")]} == {0}
+    assert read_back(folder) == FILES
+    with obeying_modes():
+        for path in (folder / "new", folder / "model.py", folder / "a folder" / "deep" / "new"):
+            with pytest.raises(PermissionError):
+                path.write_text("x")
 
 
 def test_another_digest_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnnamo_workers.scratch import Scratch
+from tests.modes import obeying_modes
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,20 @@ def test_a_folder_is_gone_with_all_that_is_in_it(scratch):
         (folder / "a" / "b").write_text("c")
 
     assert not folder.exists()
+
+
+def test_what_is_read_only_goes_too(scratch, place):
+    with obeying_modes():
+        with scratch.folder() as folder:
+            (folder / "a" / "b").mkdir(parents=True)
+            (folder / "a" / "b" / "file").write_text("text")
+            (folder / "a" / "link").symlink_to(place)
+            for path in (folder / "a" / "b", folder / "a", folder):
+                path.chmod(0o500)
+            (folder / "a" / "b").chmod(0)
+
+        assert not folder.exists()
+    assert place.stat().st_mode & 0o777 == 0o700  # what a link leads to stays as it was
 
 
 def test_folders_are_apart(scratch):

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import threading
 import time
 import venv
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,8 +19,9 @@ from safetensors.numpy import save
 
 import dnnamo
 import dnnamo_workers
+from dnnamo.bundles.archive import Content, pack
 from dnnamo.errors import DatabaseUnavailable
-from dnnamo.records import Claim, Outcome
+from dnnamo.records import Bundle, Claim, Outcome
 from dnnamo.records import JobSpec as Spec
 from dnnamo.settings import Settings
 from dnnamo_storage import Renewal, Store
@@ -26,7 +29,7 @@ from dnnamo_workers import supervisor
 from dnnamo_workers.devices import plan
 from dnnamo_workers.embedded import Embedded
 from dnnamo_workers.scratch import Scratch
-from dnnamo_workers.slots import Slot
+from dnnamo_workers.slots import RunnerUnavailable, Slot
 from dnnamo_workers.supervisor import Drain, supervise
 
 PATIENCE_S = 30
@@ -733,3 +736,109 @@ def test_progress_travels_with_the_heartbeat(store, spec, in_background):
     store.cancel(claim.job_id)
     attempt.end()
     assert store.job(claim.job_id).progress is None
+
+
+@pytest.fixture
+def bundled(store):
+    """Stores files as the code of a job, and returns a spec that brings them along from a folder that is not there."""
+
+    def bundled(text: str = "pass", *, data: bytes | None = None, digest: str | None = None, **values) -> Spec:
+        model = MODEL.format(body="\n".join(" " * 8 + line for line in dedent(text).splitlines()))
+        content = {"given_model.py": Content(model.encode()), "beside/data.txt": Content(b"x" * 100_000)}
+        data = pack(content) if data is None else data
+        store.put_artifact(data)
+        bundle = Bundle(digest=digest or sha256(data).hexdigest(), size=0, files=2, folders=["/nowhere"])
+        given = {"model": "/nowhere/given_model.py", "method": "run_inference", "n_steps": 1, "warmup": 0}
+        return Spec(**given | {"bundle": bundle} | values)
+
+    return bundled
+
+
+def test_code_that_a_job_brings_is_run_from_a_read_only_folder_that_is_gone_then(see_through, bundled, store):
+    job = see_through(
+        bundled(
+            """
+            print("at", HERE, Path.cwd() == HERE, oct(HERE.stat().st_mode))
+            print(*sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*")))
+            print("cache", os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode)
+            """
+        )
+    )
+
+    assert job.state == "succeeded", job.message
+    log = logged(store, job)
+    assert "True 0o40500\nbeside beside/data.txt given_model.py\ncache 1 True\n" in log
+    folder = Path(log.split()[1])
+    assert folder.parent.name.startswith("dnnamo-scratch-")
+    assert not folder.exists()
+
+
+def logged(store: Store, job) -> str:
+    (artifact,) = [artifact for artifact in store.artifacts(job.id) if artifact.name == "log.txt"]
+    return store.read_artifact(artifact.digest).decode()
+
+
+def test_code_does_not_count_as_scratch(see_through, bundled):
+    assert see_through(bundled("time.sleep(0.2)", scratch_bytes=50_000)).state == "succeeded"
+
+
+def test_a_job_without_code_keeps_its_bytecode(see_through, spec, store):
+    job = see_through(spec("print('cache', os.environ.get('PYTHONDONTWRITEBYTECODE'))"))
+
+    assert f"cache {os.environ.get('PYTHONDONTWRITEBYTECODE')}" in logged(store, job)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"digest": sha256(b"never stored").hexdigest()}, "no longer stored"),
+        ({"data": b"no archive"}, "no archive of files"),
+        ({"data": pack({"../given_model.py": Content(b"")})}, "leads elsewhere"),
+    ],
+)
+def test_bad_code_fails_with_the_cause_and_the_next_job_runs(see_through, bundled, spec, values, says):
+    job = see_through(bundled(**values))
+
+    assert (job.state, job.cause) == ("failed", "bad_bundle")
+    assert says in job.message
+    assert len(job.attempts) == 1
+    assert see_through(spec()).state == "succeeded"
+
+
+def test_code_that_was_changed_in_the_database_is_not_unpacked(see_through, bundled, store, monkeypatch):
+    monkeypatch.setattr(store, "read_artifact", lambda digest: pack({"given_model.py": Content(b"other")}))
+
+    job = see_through(bundled())
+
+    assert (job.state, job.cause) == ("failed", "bad_bundle")
+    assert "not what was submitted" in job.message
+
+
+def test_a_full_disk_hands_the_job_back(store, bundled, slot, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "unpack", fail)
+    job_id = store.submit(bundled())
+    claim = store.claim(["cpu"], worker="w", lease_s=60, job_id=job_id)
+
+    with pytest.raises(RunnerUnavailable, match="No space left"):
+        supervise(store, claim, slot=slot, drain=Drain())
+    assert store.job(job_id).state == "queued"
+
+
+def test_a_file_that_cannot_be_written_fails_the_job(see_through, bundled, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
+
+    monkeypatch.setattr(supervisor, "unpack", fail)
+
+    assert "File name too long" in see_through(bundled()).message
+
+
+def test_a_worker_with_model_roots_refuses_code(see_through, bundled, slots, tmp_path):
+    job = see_through(bundled(), slots(model_roots=(tmp_path,)))
+
+    assert (job.state, job.cause) == ("failed", "unsupported")
+    for words in ("DNNAMO_MODEL_ROOTS", str(tmp_path), "--no-bundle"):
+        assert words in job.message

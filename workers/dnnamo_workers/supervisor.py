@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from dnnamo.bundles.archive import unpack
+from dnnamo.bundles.archive import seal, unpack
 from dnnamo.errors import BundleError, DatabaseUnavailable, Unsupported, UsageError
 from dnnamo.records import LOG_NAME, Artifact, Claim, JobSpec, Outcome
 from dnnamo.runner.wire import Request
@@ -154,6 +154,7 @@ def _unpack(store: Store, digest: str, folder: Path) -> None:
         raise BundleError(f"The code of this job is no longer stored: {error} Submit the job again.") from error
     try:
         unpack(content, digest, folder)
+        seal(folder)
     except OSError as error:
         if error.errno in _FULL:  # for another worker, or for later
             raise RunnerUnavailable(f"The code of a job cannot be unpacked in {folder}: {error.strerror}.") from error
