@@ -3,16 +3,19 @@
 import io
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from importlib import import_module
+from typing import Any, BinaryIO, Self
 
 from dnnamo.errors import DnnamoError, MissingExtra, UsageError
 from dnnamo.graphs.exports import Source
 
 __all__ = ["write"]
 
+_UNKNOWN_CLASS = re.compile(r"Deserializing ([\w.]+) in pytree is not registered").search
 _ONLY_ARRAYS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -45,13 +48,71 @@ def _converted(program: bytes) -> bytes:
         raise MissingExtra("PyTorch", extra="torch") from error
     try:
         with _quietly(), _without_code():
-            model = torch.onnx.export(torch.export.load(io.BytesIO(program)), dynamo=True, verbose=False)
+            model = torch.onnx.export(_loaded(program), dynamo=True, verbose=False)
             return _serialized(model)
+    except DnnamoError:
+        raise
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise DnnamoError(
             f"PyTorch {torch.__version__} cannot turn this program into ONNX: {type(error).__name__}: {first}"
         ) from error
+
+
+def _loaded(program: bytes) -> Any:
+    """Load a program, after the libraries whose classes it returns, which PyTorch must know by then.
+
+    Raises:
+        UsageError: If such a library is not installed here.
+    """
+    import torch
+
+    imported: set[str] = set()
+    while True:
+        with _Listening(logging.getLogger("torch.export")) as heard:
+            try:
+                return torch.export.load(io.BytesIO(program))
+            except RuntimeError:
+                missing = _unknown_class(heard.text)
+                if missing is None or missing in imported:
+                    raise
+        imported.add(missing)
+        _import_for(missing)
+
+
+def _unknown_class(text: str) -> str | None:
+    found = _UNKNOWN_CLASS(text)
+    return found[1] if found else None
+
+
+def _import_for(name: str) -> None:
+    try:
+        import_module(name.rpartition(".")[0])
+    except ImportError as error:
+        raise UsageError(
+            f"The program returns a {name}, which must be known to load it, and its library cannot be imported here: "
+            f"{error}. Install that, or export where the job ran."
+        ) from error
+
+
+class _Listening(logging.Handler):
+    """Has a logger tell this alone what it has to say; PyTorch logs why it cannot load a program, and raises less."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self._logger = logger
+        self._before = logger.propagate, logger.handlers
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += self.format(record)
+
+    def __enter__(self) -> Self:
+        self._logger.propagate, self._logger.handlers = False, [self]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.propagate, self._logger.handlers = self._before
 
 
 def _serialized(model: Any) -> bytes:
@@ -62,15 +123,17 @@ def _serialized(model: Any) -> bytes:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep to ourselves what the exporter says to its developers."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
