@@ -183,6 +183,8 @@ def submit(
     weights: str | PathLike[str] | None = None,
     pickled: bool = False,
     keys: Sequence[str] = (),
+    values: bool = False,
+    budget: Size | None = None,
     python: str | PathLike[str] | None = None,
     repeats: int = 0,
     capture: Sequence[Capture] = (),
@@ -215,6 +217,8 @@ def submit(
         weights: Safetensors file; its weights are set before the method is called.
         pickled: Whether that file may be a pickle too, which is read here and runs whatever code it holds.
         keys: Names or patterns of the weights or intermediates to get; all without any.
+        values: Whether intermediates are kept in full, and not only what their numbers come to.
+        budget: What they may have together then, in bytes or with a unit; by default 1 GiB.
         python: Path of another interpreter to run it with, one that the worker allows.
         repeats: How often a measurement that was disturbed is made again, at most.
         capture: What a profile records besides: `shapes`, `memory`, `stacks`, `flops`.
@@ -256,6 +260,8 @@ def submit(
         python=None if python is None else _interpreter(fspath(python)),
         repeats=repeats,
         keys=_listed("keys", keys),
+        values=values,
+        budget_bytes=_size("budget", budget),
         capture=_words("capture", capture),
         paired=paired,
         setup=_setup(precision, compile, jit_compile=jit_compile, channels_last=channels_last, accumulate=accumulate),

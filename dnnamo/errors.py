@@ -12,9 +12,11 @@ DnnamoError                     exit code 1
 ├── ModelError                  exit code 1: the user's model is at fault; a job ends with cause `user_error`
 │   ├── LoaderError
 │   ├── WeightsError (ValueError)
+│   ├── NoSuchIntermediate (LookupError)
 │   └── NonFiniteLoss (ArithmeticError)
 ├── Unsupported (NotImplementedError)   exit code 1: model or machine lacks what was asked; cause `unsupported`
 ├── BundleError                 exit code 1: the code that came with a job cannot be used; cause `bad_bundle`
+├── OverBudget (ValueError)     exit code 1: what a job was to keep is larger than it may be; cause `user_error`
 ├── JobFailed (RuntimeError)    exit code 1: a job ended, and not as succeeded
 └── InfrastructureError         exit code 3: nothing wrong with the request, but it cannot be carried out now
     ├── DatabaseUnavailable (ConnectionError)
@@ -37,7 +39,9 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "ModelNotFound",
+    "NoSuchIntermediate",
     "NonFiniteLoss",
+    "OverBudget",
     "SchemaMismatch",
     "Unsupported",
     "UsageError",
@@ -97,6 +101,10 @@ class WeightsError(ModelError, ValueError):
     """Raised when weights have an unknown key or a wrong shape; no weight was changed."""
 
 
+class NoSuchIntermediate(ModelError, LookupError):
+    """Raised when a key stands for no array within a model."""
+
+
 class NonFiniteLoss(ModelError, ArithmeticError):
     """Raised when a training step's loss is infinite or not a number.
 
@@ -118,6 +126,10 @@ class Unsupported(DnnamoError, NotImplementedError):
 
 class BundleError(DnnamoError):
     """Raised when the code that came with a job is not what was sent, or no plain files; none of it was unpacked."""
+
+
+class OverBudget(DnnamoError, ValueError):
+    """Raised when what a job was to keep is larger than it may be."""
 
 
 class JobFailed(DnnamoError, RuntimeError):

@@ -108,7 +108,7 @@ class Model:
                 at once. It may look at the array until it returns, and must not change it. The returned dict is empty.
 
         Raises:
-            LookupError: If a key stands for no array.
+            NoSuchIntermediate: If a key stands for no array.
         """
         self._lacks("get_intermediates")
 

@@ -14,6 +14,7 @@ import msgspec
 from dnnamo.errors import UsageError
 from dnnamo.frozen import Record
 from dnnamo.graphs.records import Graph
+from dnnamo.intermediates.records import Intermediate
 
 __all__ = [
     "DEVICES",
@@ -22,6 +23,8 @@ __all__ = [
     "METHODS",
     "SEEDED_WARMUP",
     "TASKS",
+    "VALUES_BUDGET_BYTES",
+    "VALUES_NAME",
     "WEIGHTS_NAME",
     "Artifact",
     "Attempt",
@@ -108,6 +111,12 @@ EVENTS_NAME = "events.parquet"
 
 SEEDED_WARMUP = 5
 """Warm-up steps of a job that has a seed and does not say how many."""
+
+VALUES_NAME = "intermediates.safetensors"
+"""Name of the artifact that holds intermediates in full; further ones are `intermediates-2.safetensors` and so on."""
+
+VALUES_BUDGET_BYTES = 1 << 30
+"""What the intermediates of a job may have together that are kept in full, if it does not say."""
 
 LOG_NAME = "log.txt"
 """Name of the artifact that holds what an attempt wrote to standard output and error."""
@@ -205,6 +214,8 @@ class JobSpec(Record, frozen=True, kw_only=True):
         repeats: How often a measurement that was disturbed is made again, at most.
         tags: Words to find the job by, in alphabetical order.
         keys: Names or patterns of the weights or intermediates to get; none for all.
+        values: Whether intermediates are kept in full, and not only what their numbers come to.
+        budget_bytes: What they may have together then; None takes `VALUES_BUDGET_BYTES`.
         capture: What a profile records beside the operations, each of which slows the profiled steps down.
         paired: Whether a profile also times unprofiled steps, before and after.
         setup: How the model computes, where that is not as its loader made it.
@@ -232,6 +243,8 @@ class JobSpec(Record, frozen=True, kw_only=True):
     repeats: int = 0
     tags: list[str] = []
     keys: list[str] = []
+    values: bool = False
+    budget_bytes: int | None = None
     capture: list[Capture] = []
     paired: bool = True
     setup: Setup = Setup()
@@ -271,6 +284,7 @@ class JobSpec(Record, frozen=True, kw_only=True):
         _at_least("output", self.output_bytes, 0)
         _at_least("scratch", self.scratch_bytes, 0)
         _at_least("repeats", self.repeats, 0)
+        _at_least("budget", self.budget_bytes, 1)
         if not -(2**31) <= self.priority < 2**31:
             raise UsageError(f"priority is {self.priority}; it must fit in 32 bits.")
         if self.python is not None and not self.python.startswith("/"):
@@ -281,6 +295,10 @@ class JobSpec(Record, frozen=True, kw_only=True):
             raise UsageError(
                 f"keys are {', '.join(self.keys)}, and {self.method} has nothing to choose from; leave them out."
             )
+        if self.values and self.method != "get_intermediates":
+            raise UsageError(f"{self.method} has no intermediates to keep the values of; leave values out.")
+        if self.budget_bytes is not None and not self.values:
+            raise UsageError("A budget is of intermediates that are kept in full; ask for their values too.")
         if not all(self.keys):
             raise UsageError("A key is empty; a key is the name of a weight or of an intermediate, or a pattern.")
         if self.method == "set_weights" and self.weights is None:
@@ -643,6 +661,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     result: Result | None = None
     profile: Profile | None = None
     graph: Graph | None = None
+    intermediates: list[Intermediate] = []
     environment: Environment | None = None
     artifacts: list[Artifact] = []
 

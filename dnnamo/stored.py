@@ -1,6 +1,7 @@
 """What is stored: a job, read afresh at each look, and the profile that it took."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, get_args, overload
 
 from dnnamo.errors import JobFailed, UsageError
 from dnnamo.files import replacing
+from dnnamo.intermediates import Intermediate
 from dnnamo.records import (
     EVENTS_NAME,
     LOG_NAME,
@@ -49,6 +51,8 @@ By = Literal["name", "shape", "layer", "step", "kernel"]
 """What the calls in one row of a profile's table have in common."""
 
 _BY: tuple[By, ...] = get_args(By)
+
+_VALUES = re.compile(r"intermediates(-\d+)?\.safetensors")
 
 _FIRST_LOOK_S = 0.01
 _SLOWEST_LOOK_S = 0.25
@@ -252,6 +256,42 @@ class JobHandle:
         if any(target.iterdir()):
             raise UsageError(f"The folder {target} has something in it; give a new or an empty one.")
         unpack(self._session.store.read_artifact(bundle.digest), bundle.digest, target)
+
+    @property
+    def intermediates(self) -> Table[Intermediate]:
+        """What the intermediates of a get_intermediates job come to, in order; waits for the job first.
+
+        Raises:
+            JobFailed: If the job failed or was cancelled.
+            UsageError: If its method gets none.
+        """
+        self._succeeded()
+        if self.spec.method != "get_intermediates":
+            raise UsageError(
+                f"Job {self.id} has no intermediates: its method is {self.spec.method}. A get_intermediates job has "
+                "them, that is one of `dnnamo intermediates MODEL`."
+            )
+        return Table(self._session.store.intermediates(self.id), Intermediate)
+
+    def values(self) -> Iterator[tuple[str, "Array"]]:
+        """Yield identifier and array of the intermediates that were kept in full; errors as for `intermediates`.
+
+        No more than one of the job's files of arrays is in memory at once.
+
+        Raises:
+            UsageError: If only what they come to was kept.
+        """
+        from dnnamo.arrays import read_arrays
+
+        place = {it.name: number for number, it in enumerate(self.intermediates)}
+        names = [it.name for it in self.artifacts if _VALUES.fullmatch(it.name)]
+        if not names:
+            raise UsageError(
+                f"Job {self.id} kept of its intermediates what their numbers come to, and not the arrays. Take them "
+                "again with --values, or values=True."
+            )
+        for name in sorted(names, key=lambda name: (len(name), name)):
+            yield from sorted(read_arrays(self.read(name)).items(), key=lambda item: place.get(item[0], 0))
 
     @property
     def log(self) -> str:

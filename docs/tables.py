@@ -23,7 +23,7 @@ KEPT = {
     "run_training": "step times, losses, scores",
     "profile_inference": "tables of operations; `events.parquet`, and for TensorFlow `trace.xplane.pb`",
     "profile_training": "the same",
-    "get_intermediates": "`intermediates.safetensors`",
+    "get_intermediates": "figures in the database; the arrays in `intermediates.safetensors`, if asked for",
 }
 """What a job keeps of what a method returns."""
 

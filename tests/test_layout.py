@@ -110,19 +110,20 @@ def test_the_walk_finds_modules_and_imports() -> None:
         ("dnnamo.errors", ()),
         ("dnnamo.frozen", ()),
         ("dnnamo.graphs", ("dnnamo.frozen", "dnnamo.errors", "dnnamo.plugins")),
-        ("dnnamo.records", ("dnnamo.errors", "dnnamo.frozen", "dnnamo.graphs.records")),
+        ("dnnamo.records", ("dnnamo.errors", "dnnamo.frozen", "dnnamo.graphs.records", "dnnamo.intermediates.records")),
+        ("dnnamo.intermediates", ("dnnamo.frozen", "dnnamo.errors", "dnnamo.selection")),
         ("dnnamo.model", ("dnnamo.records", "dnnamo.errors")),
         ("dnnamo.settings", ("dnnamo.errors", "dnnamo.sizes")),
         ("dnnamo.profiles", ("dnnamo.records", "dnnamo.errors", "dnnamo.plugins")),
-        ("dnnamo_storage", ("dnnamo.records", "dnnamo.graphs", "dnnamo.errors")),
+        ("dnnamo_storage", ("dnnamo.records", "dnnamo.graphs", "dnnamo.intermediates", "dnnamo.errors")),
     ],
 )
 def test_a_part_imports_only_what_is_below_it(importer: str, allowed: tuple[str, ...]) -> None:
     assert _violations((importer,), *OURS, allowed=allowed) == []
 
 
-def test_profiles_and_graphs_are_read_without_a_framework() -> None:
-    assert _violations(("dnnamo.profiles", "dnnamo.graphs"), *FRAMEWORKS) == []
+def test_profiles_graphs_and_intermediates_are_read_without_a_framework() -> None:
+    assert _violations(("dnnamo.profiles", "dnnamo.graphs", "dnnamo.intermediates"), *FRAMEWORKS) == []
 
 
 def test_the_runner_knows_nothing_of_what_started_it() -> None:

@@ -13,6 +13,7 @@ import typer
 from dnnamo.cli import (
     admin,
     graphs,
+    intermediates,
     jobs,
     models,
     operations,
@@ -41,6 +42,7 @@ for verb in (
     run.profile,
     run.submit,
     weights.weights,
+    intermediates.intermediates,
     jobs.ls,
     jobs.show,
     jobs.logs,

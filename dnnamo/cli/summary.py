@@ -9,8 +9,21 @@ from typing import Any
 from dnnamo import client
 from dnnamo.client import JobHandle, StoredProfile
 from dnnamo.graphs.summary import Summary
+from dnnamo.intermediates import Intermediate
 from dnnamo.model_types import MODEL_TYPES, methods_of, types_among
-from dnnamo.records import Attempt, Bundle, DeviceTime, Environment, Evidence, Job, JobSpec, Operation, Profile, Steps
+from dnnamo.records import (
+    VALUES_BUDGET_BYTES,
+    Attempt,
+    Bundle,
+    DeviceTime,
+    Environment,
+    Evidence,
+    Job,
+    JobSpec,
+    Operation,
+    Profile,
+    Steps,
+)
 from dnnamo.sizes import as_size
 
 __all__ = [
@@ -20,6 +33,7 @@ __all__ = [
     "device_line",
     "graph_lines",
     "graph_of",
+    "intermediates_line",
     "lines",
     "listed",
     "profile_of",
@@ -182,6 +196,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, str]]:
         "repeat": f"at most {counted(spec.repeats, 'time')} if disturbed" if spec.repeats else "",
         "tags": " ".join(spec.tags),
         "keys": " ".join(spec.keys),
+        "values": _kept(spec) if spec.values else "",
         "capture": " ".join(spec.capture),
     }
     return [(heading, text) for heading, text in asked.items() if text]
@@ -190,6 +205,10 @@ def _asked(spec: JobSpec) -> list[tuple[str, str]]:
 def _code(bundle: Bundle) -> str:
     where = " and ".join(bundle.folders)
     return f"{counted(bundle.files, 'file')} of {where}, {as_size(bundle.size)} · {bundle.digest}"
+
+
+def _kept(spec: JobSpec) -> str:
+    return f"kept in full, up to {as_size(spec.budget_bytes or VALUES_BUDGET_BYTES)}"
 
 
 def _attempt(attempt: Attempt) -> str:
@@ -212,6 +231,8 @@ def lines(job: JobHandle) -> list[tuple[str, str]]:
         said.append(("quality", _quality(result.evidence)))
     if result.loss and result.loss[0] is not None:
         said.append(("loss", f"{result.loss[0]:.4g} at the first counted step, {result.loss[-1]:.4g} at the last"))
+    if job.spec.method == "get_intermediates" and job.state == "succeeded":
+        said.append(("outputs", intermediates_line(job.intermediates)))
     graph = graph_of(job)
     return said + (_figures(profile) if profile else []) + (graph_lines(graph) if graph else [])
 
@@ -221,6 +242,15 @@ def _capable(methods: Sequence[str]) -> str:
     types = types_among(methods)
     named = {method for name in types for method in methods_of(MODEL_TYPES[name])}
     return " · ".join([*types, *(method for method in methods if method not in named)])
+
+
+def intermediates_line(found: Sequence[Intermediate]) -> str:
+    """Return how many intermediates there are, and which of them have elements that are not finite."""
+    said = f"{counted(len(found), 'intermediate')} of {as_size(sum(it.bytes for it in found))}"
+    bad = [it.name for it in found if it.non_finite]
+    if not bad:
+        return said
+    return f"{said}, {len(bad)} with elements that are not finite, of which {bad[0]} came first"
 
 
 def _figures(profile: StoredProfile) -> list[tuple[str, str]]:

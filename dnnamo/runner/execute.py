@@ -33,10 +33,11 @@ from dnnamo.records import (
     Steps,
 )
 from dnnamo.runner import measure
-from dnnamo.runner.arrays import as_array, as_arrays, weights_in, weights_of
+from dnnamo.runner.arrays import as_array, weights_in, weights_of
 from dnnamo.runner.code import entered, readable
 from dnnamo.runner.environment import describe
 from dnnamo.runner.evidence import Watch
+from dnnamo.runner.intermediates import take_intermediates
 from dnnamo.runner.preload import preload_profiles
 from dnnamo.runner.progress import Counter
 from dnnamo.runner.seeds import seed_all, seeding
@@ -45,6 +46,7 @@ from dnnamo.sizes import as_size
 
 if TYPE_CHECKING:
     from dnnamo.graphs import Graph
+    from dnnamo.intermediates.records import Intermediate
     from dnnamo.profiles.flops import CountedOperation
     from dnnamo.profiles.recording import Recording
 
@@ -72,7 +74,7 @@ _MEDIA_TYPES = {
 
 
 class _Returned:
-    """Collects what a method gave: the result, the profile, the graph, and files in the scratch folder."""
+    """Collects what a method gave: result, profile, graph, intermediates, and files in the scratch folder."""
 
     def __init__(self, scratch: Path, counter: Counter, gpu: str | None) -> None:
         self.scratch = scratch
@@ -82,6 +84,7 @@ class _Returned:
         self.evidence: Evidence | None = None
         self.profile: Profile | None = None
         self.graph: Graph | None = None
+        self.intermediates: list[Intermediate] = []
         self.artifacts: list[Artifact] = []
 
     def keep(self, name: str, content: bytes | Path) -> None:
@@ -89,13 +92,13 @@ class _Returned:
             shutil.copyfile(content, self.scratch / name)
         else:
             (self.scratch / name).write_bytes(content)
-        self._add(name)
+        self.add(name)
 
     def keep_arrays(self, name: str, arrays: Mapping[str, Array]) -> None:
         write_arrays(self.scratch / name, arrays)
-        self._add(name)
+        self.add(name)
 
-    def _add(self, name: str) -> None:
+    def add(self, name: str) -> None:
         media_type = _MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream")
         self.artifacts.append(Artifact(name=name, media_type=media_type))
 
@@ -137,6 +140,7 @@ def execute(request: Request, counter: Counter | None = None) -> Outcome:
         result=msgspec.structs.replace(returned.result or Result(), capabilities=capabilities(model)),
         profile=returned.profile,
         graph=returned.graph,
+        intermediates=returned.intermediates,
         environment=describe(),
         artifacts=returned.artifacts,
     )
@@ -408,7 +412,10 @@ def _get_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:
 
 
 def _intermediates(model: Any, spec: JobSpec, returned: _Returned) -> None:
-    returned.keep_arrays("intermediates.safetensors", as_arrays(model.get_intermediates(), "get_intermediates"))
+    taken = take_intermediates(model, spec, returned.scratch)
+    returned.intermediates = list(taken.described.values())
+    for name in taken.files:
+        returned.add(name)
 
 
 def _set_weights(model: Any, spec: JobSpec, returned: _Returned) -> None:

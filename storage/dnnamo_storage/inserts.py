@@ -8,6 +8,7 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     Connection,
+    Float,
     FromClause,
     Integer,
     Row,
@@ -101,6 +102,8 @@ def insert_rows(dialect: str, table: Table, names: Sequence[str]) -> Step:
 
 def _value(row: ColumnElement[Any], number: int, column: ColumnElement[Any]) -> ColumnElement[Any]:
     text = row[(number,)].as_string()
+    if isinstance(column.type, Float):  # by way of text SQLite would keep 15 digits
+        return cast(row[(number,)].as_float(), column.type)
     if isinstance(column.type, Integer):
         return cast(text, column.type)
     return case((text.is_not(None), row[(number,)])) if isinstance(column.type, JSON) else text

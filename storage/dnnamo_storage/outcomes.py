@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, FromClause, Insert, Row, bindparam, insert, select
 
 from dnnamo.records import Cause, Claim, Environment, Outcome, Result, State
-from dnnamo_storage import artifacts, graphs, life, profiles
+from dnnamo_storage import artifacts, graphs, intermediates, life, profiles
 from dnnamo_storage.columns import storable
 from dnnamo_storage.inserts import insert_or_ignore
 from dnnamo_storage.life import Writes
@@ -47,6 +47,7 @@ def _end(connection: Connection, claim: Claim, outcome: Outcome, state: State, f
         **_result(outcome.result),
         **profiles.writes(dialect, outcome.profile),
         **graphs.writes(dialect, outcome.graph),
+        **intermediates.writes(dialect, outcome.intermediates),
     }
     return life.end_job(connection, claim, outcome, state=state, message=message, also=writes)
 

@@ -39,6 +39,7 @@ __all__ = [
     "graph_tensors",
     "graphs",
     "hint_keys",
+    "intermediates",
     "job_tags",
     "jobs",
     "metadata",
@@ -49,7 +50,7 @@ __all__ = [
     "workers",
 ]
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """Revision of the newest migration; known here too because importing Alembic to ask takes 0.3 s."""
 
 VERSION_TABLE = "dnnamo_schema_version"
@@ -316,6 +317,26 @@ graph_edges = Table(
     Column("tensor", Integer, nullable=False),
     _one_of("side", Side),
     Index(None, "job_id", "tensor"),
+    sqlite_with_rowid=False,
+)
+
+# `min` to `std` are of the elements that are finite, NULL if none are; `record` has the histogram too.
+intermediates = Table(
+    "intermediates",
+    metadata,
+    Column("job_id", BigId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("name", StorableText, nullable=False),
+    Column("dtype", StorableText, nullable=False),
+    Column("elements", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("non_finite", BigInteger, nullable=False),
+    Column("zero_fraction", Double),
+    Column("min", Double),
+    Column("max", Double),
+    Column("mean", Double),
+    Column("std", Double),
+    Column("record", Json, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from dnnamo.errors import JobNotFound, UsageError
 from dnnamo.graphs import Graph
 from dnnamo.graphs.summary import Summary
+from dnnamo.intermediates import Intermediate
 from dnnamo.records import (
     Artifact,
     Backlog,
@@ -29,7 +30,19 @@ from dnnamo.records import (
     Task,
     Worker,
 )
-from dnnamo_storage import artifacts, graphs, imports, life, migrate, outcomes, profiles, queries, registry, submissions
+from dnnamo_storage import (
+    artifacts,
+    graphs,
+    imports,
+    intermediates,
+    life,
+    migrate,
+    outcomes,
+    profiles,
+    queries,
+    registry,
+    submissions,
+)
 from dnnamo_storage.engine import describe, open_engine, reading, writing
 from dnnamo_storage.life import Cancellation, Renewal
 
@@ -344,6 +357,13 @@ class Store:
             return None
         with reading(self.engine) as connection:
             return graphs.summary(connection, job_id)
+
+    def intermediates(self, job_id: int) -> list[Intermediate]:
+        """Return what the job's intermediates come to, in the order in which they came; none if it took none."""
+        if not _may_exist(job_id):
+            return []
+        with reading(self.engine) as connection:
+            return intermediates.of_job(connection, job_id)
 
     def environment(self, digest: str) -> Environment | None:
         """Return the environment with this digest, None if it is unknown."""

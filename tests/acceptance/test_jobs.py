@@ -93,7 +93,7 @@ def test_every_method_of_the_interface_is_a_job(cluster: Place) -> None:
         "get_inference_graph": "graph.pt2",
         "get_training_graph": "graph.py",
         "get_weights": "weights.safetensors",
-        "get_intermediates": "intermediates.safetensors",
+        "get_intermediates": "log.txt",
         "run_inference": "predictions.safetensors",
         "run_training": "log.txt",
         "profile_inference": "events.parquet",

@@ -268,13 +268,6 @@ def test_weights_that_were_kept_can_be_set_again(carry_out, scratch):
     assert (outcome.state, outcome.message) == ("succeeded", None)
 
 
-def test_intermediates_are_kept_as_an_artifact(carry_out, scratch):
-    outcome = carry_out("get_intermediates", a_method("get_intermediates", "return {'edge': np.ones(2)}"))
-
-    assert [artifact.name for artifact in outcome.artifacts] == ["intermediates.safetensors"]
-    assert load_file(scratch / "intermediates.safetensors")["edge"].tolist() == [1, 1]
-
-
 def test_weights_from_a_file_are_set_before_the_method_is_called(carry_out, weights_file, scratch):
     outcome = carry_out("run_inference", weights=weights_file(bias=np.array([1.0, 2.0, 3.0])))
 

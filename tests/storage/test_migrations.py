@@ -20,6 +20,7 @@ from dnnamo_storage.engine import reading, writing
 from dnnamo_storage.migrate import config
 from dnnamo_storage.schema import VERSION_TABLE, metadata, operations, profile_steps, profiles
 from tests.graphs.drawn import GRAPH
+from tests.intermediates.given import INTERMEDIATES
 from tests.storage.stored import HUGE, PROFILE, RESULT, SPEC, take
 
 DATA = Path(__file__).parent / "data"
@@ -46,7 +47,7 @@ def engine(database_url: str) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(params=["0001", "0002", "0003"])
+@pytest.fixture(params=["0001", "0002", "0003", "0004"])
 def revision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -288,6 +289,20 @@ def test_the_third_schema_is_in_use_again_after_an_upgrade(database_url: str, ol
         claim = take(store)
         assert store.record(claim, Outcome(state="succeeded", graph=GRAPH), files={})
         assert store.graph(claim.job_id) == GRAPH
+
+
+@pytest.mark.parametrize("revision", ["0004"], indirect=True)
+def test_the_fourth_schema_is_in_use_again_after_an_upgrade(database_url: str, old: Engine) -> None:
+    upgrade(old)
+    with Store.open(database_url) as store:
+        assert store.graph(7) == GRAPH
+        assert (store.job(8).spec.values, store.intermediates(8)) == (False, [])
+        (kept,) = store.artifacts(8)
+        assert store.read_artifact(kept.digest) == b"not really"
+        assert store.reap() == [5]
+        claim = take(store)
+        assert store.record(claim, Outcome(state="succeeded", intermediates=INTERMEDIATES), files={})
+        assert store.intermediates(claim.job_id) == INTERMEDIATES
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"], indirect=True)

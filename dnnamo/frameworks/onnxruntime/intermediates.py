@@ -13,21 +13,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from dnnamo.errors import ModelError
+from dnnamo.errors import NoSuchIntermediate
 from dnnamo.frameworks.onnxruntime.sessions import compute, make_session
 from dnnamo.frameworks.onnxruntime.sources import Source
 from dnnamo.selection import UnmatchedKeys, selected
 
-__all__ = ["NoSuchIntermediate", "intermediates"]
+__all__ = ["intermediates"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 AT_ONCE_BYTES = 2**27
 """So many bytes of arrays are fetched by one session; an array whose size is not known is fetched alone."""
-
-
-class NoSuchIntermediate(ModelError, LookupError):
-    """Raised when a key stands for no array within a model."""
 
 
 def intermediates(

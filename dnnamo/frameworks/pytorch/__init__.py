@@ -19,8 +19,10 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._pytree import tree_map
 
+from dnnamo.frameworks.batches import Batches
 from dnnamo.frameworks.pytorch.arrays import to_numpy, to_tensor
 from dnnamo.frameworks.pytorch.graphs import graph_file, graph_of
+from dnnamo.frameworks.pytorch.intermediates import TorchDraws, left_as_it_was, tapped
 from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers, uncompiled
 from dnnamo.frameworks.pytorch.setup import Computation, set_up
 from dnnamo.frameworks.pytorch.tracing import exported, recorded_training
@@ -71,7 +73,7 @@ class TorchModel(Model):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = module.to(self._device)
         self._computation = Computation(self._module, Setup(), self._device)
-        self._make_batch = make_batch
+        self._make_batch = Batches(make_batch, TorchDraws())
         self._loss = loss or torch.nn.functional.cross_entropy
         self._score = accuracy if score is None and loss is None else score
         self._make_optimizer = optimizer or _sgd
@@ -159,6 +161,27 @@ class TorchModel(Model):
         self._run(self._infer if mode == "inference" else self._train, 1, mark=lambda _: counter.counting())
         return counter.operations()
 
+    def get_intermediates(
+        self, keys: Iterable[str] | None = None, receive: Callable[[str, Any], None] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what each layer puts out for the batch that the next step takes, in evaluation mode.
+
+        Identifiers are the modules' paths. On a CPU `receive` is given views of the tensors. Modes and buffers of the
+        module and the random numbers that come next are afterwards as before.
+
+        Raises:
+            NoSuchIntermediate: If a key stands for none.
+        """
+        kept: dict[str, np.ndarray[Any, Any]] = {}
+        keep = receive or (lambda name, array: kept.update({name: array.copy()}))
+        with self._make_batch.peek() as batch, left_as_it_was(self._module):
+            inputs, _ = self._placed(batch)
+            args, kwargs = tree_map(_own, _arguments(inputs))
+            self._module.eval()
+            with tapped(self._module, keys, keep), torch.inference_mode(), self._computation.autocast():
+                self._module(*args, **kwargs)
+        return kept
+
     def _run(self, one_step: OneStep, n_steps: int, mark: Marker | None = None) -> list[Any]:
         return [one_step(self._batch(), mark(i) if mark else nullcontext()) for i in range(n_steps)]
 
@@ -218,7 +241,9 @@ class TorchModel(Model):
         return None if score is None else fmean(float(score(*pair)) for pair in zip(outputs, targets, strict=True))
 
     def _batch(self) -> Batch:
-        batch = self._make_batch()
+        return self._placed(self._make_batch())
+
+    def _placed(self, batch: Any) -> Batch:
         if not (isinstance(batch, tuple) and len(batch) == 2):
             raise ModelError(f"make_batch must return a tuple (inputs, targets); it returned a {type(batch).__name__}.")
         inputs, targets = tree_map(self._place, batch)
@@ -233,6 +258,11 @@ class TorchModel(Model):
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self._module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def _own(value: Any) -> Any:
+    # A network may change its inputs, and whoever comes next is to have them as they were.
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _sgd(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:

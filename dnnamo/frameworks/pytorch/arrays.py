@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-__all__ = ["to_numpy", "to_tensor"]
+__all__ = ["as_numpy", "to_numpy", "to_tensor"]
 
 _EXTENDED = {
     torch.bfloat16: (torch.int16, np.dtype(ml_dtypes.bfloat16)),
@@ -18,13 +18,16 @@ _TENSORS = {array: (plain, tensor) for tensor, (plain, array) in _EXTENDED.items
 
 def to_numpy(value: Any) -> Any:
     """Return a tensor as an array of its own; anything else as it is."""
-    if not isinstance(value, torch.Tensor):
-        return value
+    return as_numpy(value).copy() if isinstance(value, torch.Tensor) else value
+
+
+def as_numpy(value: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return a dense tensor as an array, which is a view of it where it is on a CPU."""
     value = value.detach().cpu()
     if value.dtype in _EXTENDED:
         plain, array = _EXTENDED[value.dtype]
-        return value.contiguous().view(plain).numpy().view(array).copy()
-    return value.numpy().copy()
+        return value.view(plain).numpy().view(array)
+    return value.resolve_conj().resolve_neg().numpy()
 
 
 def to_tensor(value: Any) -> torch.Tensor:

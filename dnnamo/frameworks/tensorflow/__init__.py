@@ -22,7 +22,9 @@ except ModuleNotFoundError as error:
 import keras
 import numpy as np
 
+from dnnamo.frameworks.batches import Batches, PlainDraws
 from dnnamo.frameworks.tensorflow.graphs import graph_file, graph_of, name_weights
+from dnnamo.frameworks.tensorflow.intermediates import left_as_it_was, tapped
 from dnnamo.frameworks.tensorflow.setup import set_up
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class KerasModel(Model):
     ) -> None:
         _check_model(model)
         self._model = model
-        self._make_batch = make_batch
+        self._make_batch = Batches(make_batch, PlainDraws())
         self._loss = _loss_function(loss)
         self._optimizer = keras.optimizers.get(optimizer or keras.optimizers.SGD(0.01))
         self._score = accuracy if score is None and loss is None else score
@@ -153,6 +155,25 @@ class KerasModel(Model):
         )
         return counted_operations(self.get_inference_graph() if mode == "inference" else self.get_training_graph())
 
+    def get_intermediates(
+        self, keys: Iterable[str] | None = None, receive: Callable[[str, Any], None] | None = None
+    ) -> dict[str, Array]:
+        """Return what each layer puts out for the batch that the next step takes, computed eagerly.
+
+        Identifiers are the names of the layers that are called within one another, `model/block/dense`. The state of
+        layers and the random numbers that come next are afterwards as before.
+
+        Raises:
+            NoSuchIntermediate: If a key stands for none.
+        """
+        kept: dict[str, Array] = {}
+        keep = receive or (lambda name, array: kept.update({name: array}))
+        with self._make_batch.peek() as batch:
+            inputs, _ = self._placed(batch)
+            with left_as_it_was(self._model), tapped(self._model, keys, keep):
+                self._forward(inputs)
+        return kept
+
     def _run(self, one_step: OneStep, n_steps: int) -> list[Any]:
         return [one_step(self._batch(), nullcontext) for _ in range(n_steps)]
 
@@ -204,7 +225,9 @@ class KerasModel(Model):
             self._optimizer.build(self._model.trainable_variables)
 
     def _batch(self) -> Batch:
-        batch = self._make_batch()
+        return self._placed(self._make_batch())
+
+    def _placed(self, batch: Any) -> Batch:
         if not (isinstance(batch, tuple) and len(batch) == 2):
             raise ModelError(f"make_batch must return a tuple (inputs, targets); it returned a {type(batch).__name__}.")
         inputs, targets = tf.nest.map_structure(_to_tensor, batch)
