@@ -4,8 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := torch,tensorflow,onnx,transformers,worker,postgres,local,frames,test,check
 
-# Newer than constraints.txt would be of no use: torchvision belongs to one version of PyTorch.
-ZOO := torchvision==0.28.0 timm==1.0.31 keras-hub==0.32.0 pillow==13.0.0
+ZOO := torchvision timm keras-hub pillow
 
 .PHONY: help demo docs test chaos check bench bench-queue bench-profiles format clean
 
@@ -32,9 +31,9 @@ demo: .venv/installed
 
 # Apart from .venv, where torchvision would be imported by transformers: its operators want a CUDA build of PyTorch.
 # Without what they depend on, as that is there; the tests put this folder on the path of processes of their own.
-.venv-zoo/installed: Makefile .venv/installed
+.venv-zoo/installed: Makefile constraints.txt .venv/installed
 	rm -rf .venv-zoo
-	$(BIN)/python -m pip install --quiet --no-deps --target .venv-zoo $(ZOO)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target .venv-zoo $(ZOO)
 	touch $@
 
 test: .venv/installed .venv-zoo/installed
