@@ -93,7 +93,7 @@ def test_what_depends_on_values_is_recorded_and_cannot_be_a_program(embedded: Pl
 
 
 def test_a_graph_that_cannot_be_taken_fails_its_job(embedded: Place) -> None:
-    path = embedded.file("model.py", BRANCHES.replace("outputs * 2", "outputs @ torch.ones(9)"))
+    path = embedded.file("model.py", BRANCHES.replace("self.linear(inputs)", "self.linear(inputs) @ torch.ones(9)"))
     failed = embedded.dnnamo("graph", path, code=1)
     assert "user_error" in failed.stderr
     text = "class Given:\n    def get_inference_graph(self): return 3\ndef __dnnamo_loader__(): return Given()\n"
