@@ -20,7 +20,7 @@ from dnnamo.profiles.readers import Reader, _loaded, read
 from dnnamo.profiles.readers.onnxruntime import SessionProfile
 from dnnamo.profiles.recording import Recording
 from tests.profiles.readers.test_memory_snapshot import HISTORY, snapshot
-from tests.profiles.readers.test_onnxruntime import EVENTS, trace_text
+from tests.profiles.readers.test_onnxruntime_profile import EVENTS, trace_text
 from tests.profiles.readers.test_run_metadata import node, run
 from tests.profiles.readers.test_xspace import Event, host
 
