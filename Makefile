@@ -6,7 +6,7 @@ EXTRAS := torch,tensorflow,onnx,transformers,worker,postgres,local,frames,test,c
 
 ZOO := torchvision timm keras-hub pillow
 
-.PHONY: help demo docs test chaos check bench bench-queue bench-profiles format clean
+.PHONY: help demo docs test chaos check bench bench-queue bench-profiles bench-intermediates format clean
 
 help:
 	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-queue  what a job costs beside the work itself, against bare Celery"
 	@echo "make bench-profiles  what a profile costs to build, store and ask, against other tools' own ways"
 	@echo "make docs    write the tables of docs/models.md that the code decides"
+	@echo "make bench-intermediates  what statistics of all intermediates take in memory, against a plain pass"
 	@echo "make format  mend formatting and what lint can mend"
 	@echo "make clean   remove .venv and caches"
 
@@ -66,6 +67,9 @@ bench-profiles: .venv/installed .venv-peers/installed
 
 docs: .venv/installed
 	$(BIN)/python -m docs.tables
+
+bench-intermediates: .venv/installed
+	$(BIN)/python -m benchmarks.intermediates
 
 format: .venv/installed
 	$(BIN)/ruff format

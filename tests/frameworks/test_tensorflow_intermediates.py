@@ -1,5 +1,6 @@
 import itertools
 import os
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -84,6 +85,38 @@ def test_they_are_what_the_layers_compute():
     first = model.layers[0](INPUTS)
     assert found["both/a"].tobytes() == first.numpy().tobytes()
     assert found["both"].tobytes() == found["both/b"].tobytes() == model.layers[1](first).numpy().tobytes()
+
+
+def test_outputs_with_several_uses_are_those_of_keras():
+    model = functional()
+
+    found = wrapped(model).get_intermediates()
+
+    relu, value = model(INPUTS, training=False)
+    assert found["outer.0"].tobytes() == relu.numpy().tobytes()
+    assert found["outer.1"].tobytes() == value.numpy().tobytes()
+
+
+def test_a_functional_model_lets_go_of_each_output_after_its_last_use():
+    made, alive = [], []
+
+    class Step(layers.Layer):
+        def call(self, first, last):
+            made.append(weakref.ref(last))
+            alive.append(sum(it() is not None for it in made))
+            return first + last
+
+    inputs = keras.Input((4,))
+    first = value = layers.Dense(4)(inputs)
+    for _ in range(8):
+        value = Step()(first, value)
+    model = wrapped(keras.Model(inputs, value))
+    made.clear()
+    alive.clear()
+
+    model.get_intermediates(receive=lambda *_: None)
+
+    assert alive == [1, 2, 2, 2, 2, 2, 2, 2]
 
 
 def test_outputs_of_a_subclassed_model_with_parts_of_a_state():

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
+from dnnamo.frameworks.tensorflow.frugal import frugal
 from dnnamo.intermediates.tap import Receive, Tap
 
 __all__ = ["left_as_it_was", "tapped"]
@@ -48,7 +49,7 @@ def tapped(model: keras.Model, keys: Any, receive: Receive) -> Iterator[None]:
     keras.Operation.__call__ = seen
     tf.config.run_functions_eagerly(True)
     try:
-        with tap.passing():
+        with tap.passing(), frugal():
             yield
     finally:
         keras.Operation.__call__ = call
