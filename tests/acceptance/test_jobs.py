@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dnnamo.records import METHODS
 from tests.acceptance.place import BRIEF, EXAMPLES, QUICK, Place, steps_add_up
 
 # A worker has the framework of its last job at hand, so all of one demo comes before the next one.
@@ -16,19 +17,14 @@ each_demo = pytest.mark.parametrize("demo", ["mlp", "cnn", "transformer", "keras
 TIMES = {"self_ns", "total_ns", "device_ns", "device_total_ns"}
 OPERATION = {"name", "calls", "shapes", "flops", "bytes", "peak_bytes"} | TIMES
 
-ALL_METHODS = """
-import numpy as np
+SMALL = """
 import torch
 from dnnamo.frameworks.pytorch import TorchModel
-
-class Whole(TorchModel):
-    def get_intermediates(self):
-        return {"hidden": np.arange(6.0).reshape(2, 3)}
 
 def __dnnamo_loader__():
     torch.manual_seed(0)
     data = torch.randn(4, 3), torch.randint(2, (4,))
-    return Whole(torch.nn.Linear(3, 2), lambda: data)
+    return TorchModel(torch.nn.Linear(3, 2), lambda: data)
 """
 
 
@@ -87,29 +83,48 @@ def test_profile_in_words_names_the_next_command(place: Place) -> None:
     assert "dnnamo ops" in said
 
 
-def test_every_method_of_the_interface_is_a_job(cluster: Place) -> None:
-    model = cluster.file("whole.py", ALL_METHODS)
+@pytest.mark.timeout(600)  # ten jobs, each of which imports TensorFlow on a machine that may be busy
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("pytorch_model.py", {"get_inference_graph": "graph.pt2", "get_training_graph": "graph.py"}),
+        ("keras_model.py", {"get_inference_graph": "graph.pb", "get_training_graph": "graph.pb"}),
+    ],
+)
+def test_every_method_of_the_interface_is_a_job(cluster: Place, name: str, files: dict[str, str]) -> None:
+    model = EXAMPLES / name
+    weights = cluster.home / f"{name}.safetensors"
+    cluster.dnnamo("weights", model, "--to", weights)
     kept = {
-        "get_inference_graph": "graph.pt2",
-        "get_training_graph": "graph.py",
+        **files,
         "get_weights": "weights.safetensors",
+        "set_weights": "log.txt",
         "get_intermediates": "log.txt",
         "run_inference": "predictions.safetensors",
         "run_training": "log.txt",
         "profile_inference": "events.parquet",
         "profile_training": "events.parquet",
     }
-    ids = {method: cluster.submit(method, model, "--steps", 2) for method in kept}
+    assert set(kept) == set(METHODS)
+    ids = {method: cluster.submit(method, model, *BRIEF, "--weights", weights) for method in kept}
+    shown = {method: cluster.ended(job) for method, job in ids.items()}
     for method, artifact in kept.items():
-        shown = cluster.ended(ids[method])
-        assert shown["state"] == "succeeded", shown["message"]
-        assert artifact in [entry["name"] for entry in shown["artifacts"]]
+        assert shown[method]["state"] == "succeeded", shown[method]["message"]
+        assert artifact in [entry["name"] for entry in shown[method]["artifacts"]]
+
+    assert len(cluster.json("weights", ids["get_weights"])) == 4
+    assert shown["run_training"]["loss"][0] > 0
+    assert all(cluster.json("ops", ids[method])["rows"] for method in ("profile_inference", "profile_training"))
+    assert all(cluster.json("graph", ids[method])["operations"] for method in files)
+    outputs = [row for row in cluster.json("intermediates", ids["get_intermediates"]) if row["shape"] == [32, 5]]
+    assert outputs
+    assert all(row["min"] < row["max"] for row in outputs)
 
 
 def test_weights_come_back_as_they_were_set(cluster: Place) -> None:
     from safetensors.numpy import load, save
 
-    model = cluster.file("whole.py", ALL_METHODS)
+    model = cluster.file("whole.py", SMALL)
     with cluster.store() as store:
 
         def weights_of(job_id: int) -> bytes:
