@@ -105,7 +105,8 @@ def _moments(array: Array, extent: _Extent) -> _Moments:
 
 def _squares(numbers: Array, mean: float) -> float:
     off = numbers - mean
-    return float(np.dot(off, off))
+    off *= off  # rather than a dot product, for which BLAS would start its threads
+    return float(off.sum())
 
 
 def _finite_pieces(array: Array) -> Iterator[Array]:
