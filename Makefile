@@ -6,7 +6,7 @@ EXTRAS := torch,tensorflow,onnx,transformers,worker,postgres,local,frames,test,c
 
 ZOO := torchvision timm keras-hub pillow
 
-.PHONY: help demo docs test chaos check bench bench-queue bench-profiles bench-intermediates format clean
+.PHONY: help demo docs test chaos check bench bench-queue bench-profiles bench-intermediates bench-fidelity format clean
 
 help:
 	@echo "make demo    profile a small network on PyTorch and on TensorFlow, through a local queue"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   start-up times, and how much of a step the operation tables account for"
 	@echo "make bench-queue  what a job costs beside the work itself, against bare Celery"
 	@echo "make bench-profiles  what a profile costs to build, store and ask, against other tools' own ways"
+	@echo "make bench-fidelity  whether dnnamo run measures what a bare loop measures; wants a quiet machine"
 	@echo "make docs    write the tables of docs/models.md that the code decides"
 	@echo "make bench-intermediates  what statistics of all intermediates take in memory, against a plain pass"
 	@echo "make format  mend formatting and what lint can mend"
@@ -54,6 +55,9 @@ bench: .venv/installed
 
 bench-queue: .venv/installed
 	$(BIN)/python -m benchmarks.queue
+
+bench-fidelity: .venv/installed
+	$(BIN)/python -m benchmarks.fidelity
 
 # The peers' own packages, apart from ours. TraceLens comes from its repository alone; the benchmark says so without it.
 .venv-peers/installed: benchmarks/peers/requirements.txt benchmarks/peers/tracelens.txt
