@@ -34,4 +34,4 @@ def test_every_verb_that_takes_a_model_is_among_the_tools():
         if any(it.name == "model" and not it.opts[0].startswith("-") for it in verb.params)
     }
 
-    assert takes - {"submit"} <= {tool.verb.partition(" ")[0] for tool in TOOLS}
+    assert takes - {"submit"} == {tool.verb.partition(" ")[0] for tool in TOOLS}
