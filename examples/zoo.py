@@ -69,21 +69,21 @@ def local_queue() -> Iterator[None]:
 
 def submitted(name: str, params: dict[str, object]) -> dict[str, dnnamo.JobHandle]:
     methods = ["run_inference", "profile_inference"] + ["run_training"] * (name in TRAINED)
-    return {method: dnnamo.submit(name, method, params=params, n_steps=5, tags=["zoo"]) for method in methods}
+    steps = {"n_steps": 3, "warmup": 2}
+    return {method: dnnamo.submit(name, method, params=params, tags=["zoo"], **steps) for method in methods}
 
 
 def told(name: str, jobs: dict[str, dnnamo.JobHandle]) -> bool:
     """Wait for a model's jobs and print what came of them; return whether all succeeded."""
     try:
-        for job in jobs.values():
-            job.wait()
+        results = {method: job.wait().result for method, job in jobs.items()}
     except dnnamo.JobFailed as error:
         print(f"{name:<24} {error}", flush=True)
         return False
-    run, profiled, trained = (jobs.get(it) for it in ("run_inference", "profile_inference", "run_training"))
-    profile = profiled.profile
-    losses = "" if trained is None else "{:.2f} … {:.2f}".format(*(trained.result.loss[at] for at in (0, -1)))
-    times = [f"{job.result.steps.median_ns / 1e6:.1f}" for job in (run, profiled)]
+    profile = jobs["profile_inference"].profile
+    times = [f"{results[method].steps.median_ns / 1e6:.1f}" for method in ("run_inference", "profile_inference")]
+    trained = results.get("run_training")
+    losses = "" if trained is None else f"{trained.loss[0]:.2f} … {trained.loss[-1]:.2f}"
     print(LINE.format(name, *times, len(profile.ops()), losses, profile.verdict), flush=True)
     return True
 
