@@ -1,6 +1,7 @@
 """What is particular to `transformers:`: heads, inputs by kind, fields of the configuration, and room."""
 
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,8 +88,8 @@ def test_a_network_without_a_head_runs_and_says_why_it_is_not_trained() -> None:
     ("params", "says"),
     [
         ({"num_hidden_layer": 1}, "has no option 'num_hidden_layer'. Did you mean num_hidden_layers"),
-        ({"hidden_size": 25}, "refuses bert with these options: .*25.*12"),
-        ({"hidden_size": "wide"}, "refuses bert with these options: .*hidden_size"),
+        ({"hidden_size": 25}, "cannot make bert with this configuration.*25.*12"),
+        ({"hidden_size": "wide"}, "cannot make bert with this configuration.*hidden_size"),
         ({"pretrained": True}, "pretrained is True; it must name a checkpoint"),
         ({"image": 0}, "image is 0; it must be a whole number"),
         ({"classes": "two"}, "classes is 'two'"),
@@ -116,7 +117,7 @@ def test_a_checkpoint_in_a_folder_is_read_when_asked_for(tmp_path: Path, monkeyp
     read = load("transformers:bert", {"batch": 2, "length": 8, "pretrained": str(tmp_path)})
     for name, weight in saved.get_weights().items():
         np.testing.assert_array_equal(read.get_weights([name])[name], weight)
-    with pytest.raises(LoaderError, match="refuses bert"):
+    with pytest.raises(LoaderError, match="cannot make bert.*absent"):
         load("transformers:bert", {"pretrained": str(tmp_path / "absent")})
 
 
@@ -128,6 +129,21 @@ def test_nothing_is_asked_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load("transformers:bert", TINY).run_inference(1)
 
 
-def test_inputs_that_cannot_be_made_up_are_told_with_the_remedy() -> None:
-    with pytest.raises(LoaderError, match="cannot be made up.*data=file.py:function"):
-        load("transformers:patchtst", {})
+@pytest.mark.parametrize(
+    ("name", "inputs"), [("patchtst", "past_values"), ("canine", "vocab_size"), ("glm_image_vision", "grid_thw")]
+)
+def test_inputs_that_cannot_be_made_up_are_told_with_the_remedy(name: str, inputs: str) -> None:
+    with pytest.raises(LoaderError, match=f"{inputs}.*cannot be made up here.*data=file.py:function"):
+        load(f"transformers:{name}", {})
+
+
+def test_a_package_that_an_architecture_needs_is_named() -> None:
+    pytest.importorskip("transformers")
+    if find_spec("timm") is None:
+        with pytest.raises(LoaderError, match="transformers:detr needs a package that is not installed here.*timm"):
+            load("transformers:detr", {})
+
+
+def test_a_text_is_no_longer_than_the_network_reads() -> None:
+    model = load("transformers:clip_text_model", {"batch": 1, "num_hidden_layers": 1})
+    assert model._make_batch()[0]["input_ids"].shape == (1, 77)

@@ -9,7 +9,7 @@ import torch
 from dnnamo.errors import LoaderError
 from dnnamo.loaders.zoo.pytorch import integers, noise
 
-__all__ = ["Sizes", "image_size", "synthetic"]
+__all__ = ["Sizes", "cannot_make_up", "synthetic"]
 
 _LENGTH = 128
 _SAMPLES = 16_000
@@ -38,13 +38,19 @@ def synthetic(network: Any, sizes: Sizes) -> dict[str, torch.Tensor]:
         LoaderError: If one cannot be made up from the configuration.
     """
     takes = inspect.signature(network.forward).parameters
-    unknown = [name for name in _wanted(network, takes) if name not in _MAKERS]
+    wanted = _wanted(network, takes)
+    unknown = [name for name in wanted if name not in _MAKERS]
     if unknown:
-        raise LoaderError(
-            f"{type(network).__name__} takes {', '.join(unknown)}, which cannot be made up here. Name a function that "
-            "returns a batch: -p data=file.py:function."
-        )
-    return {name: _MAKERS[name](network.config, sizes) for name in _wanted(network, takes)}
+        raise cannot_make_up(type(network).__name__, ", ".join(unknown))
+    return {name: _MAKERS[name](network.config, sizes) for name in wanted}
+
+
+def cannot_make_up(network: str, inputs: str) -> LoaderError:
+    """Return the error that says which inputs of a network are not made up here, and what to do."""
+    return LoaderError(
+        f"{network} takes {inputs}, which cannot be made up here. Name a function that returns a batch: "
+        "-p data=file.py:function."
+    )
 
 
 def _wanted(network: Any, takes: Mapping[str, Any]) -> list[str]:
@@ -54,12 +60,13 @@ def _wanted(network: Any, takes: Mapping[str, Any]) -> list[str]:
         wanted = [name for name in ("input_ids", "pixel_values") if name in takes] or wanted
     if network.config.is_encoder_decoder and "decoder_input_ids" in takes:
         wanted.append("decoder_input_ids")
-    return wanted
+    required = [name for name, it in takes.items() if it.default is it.empty and it.kind is it.POSITIONAL_OR_KEYWORD]
+    return [*wanted, *(name for name in required if name not in wanted)]
 
 
 def _tokens(config: Any, sizes: Sizes) -> torch.Tensor:
     text = config.get_text_config()
-    ids = integers(text.vocab_size, sizes.batch, sizes.length or _LENGTH)
+    ids = integers(text.vocab_size, sizes.batch, sizes.length or _length(text))
     end = getattr(text, "eos_token_id", None)
     if isinstance(end, int) and text.vocab_size > 1:
         # Classifiers read at the end token, and want as many in each text: one, at its end.
@@ -68,7 +75,12 @@ def _tokens(config: Any, sizes: Sizes) -> torch.Tensor:
     return ids
 
 
-def image_size(config: Any) -> int | None:
+def _length(text: Any) -> int:
+    most = getattr(text, "max_position_embeddings", None)
+    return min(_LENGTH, most) if isinstance(most, int) and most > 0 else _LENGTH
+
+
+def _image_size(config: Any) -> int | None:
     """Return the side of the images that a configuration is for; None if it does not say."""
     size = getattr(_vision(config), "image_size", None)
     return max(size) if isinstance(size, (list, tuple)) else size
@@ -79,7 +91,7 @@ def _vision(config: Any) -> Any:
 
 
 def _image(config: Any, sizes: Sizes) -> torch.Tensor:
-    side = sizes.image or image_size(config) or _IMAGE
+    side = sizes.image or _image_size(config) or _IMAGE
     vision = _vision(config)
     channels = getattr(vision, "num_channels", None) or 3
     frames = getattr(vision, "num_frames", None)
@@ -99,7 +111,7 @@ def _features(config: Any, sizes: Sizes) -> torch.Tensor:
         return noise(sizes.batch, bins, sizes.length or 2 * config.max_source_positions)
     width = bins or getattr(config, "feature_projection_input_dim", None)
     if width is None:
-        raise LoaderError("The sound features that this network takes cannot be made up: -p data=file.py:function.")
+        raise cannot_make_up(type(config).__name__.removesuffix("Config"), "input_features")
     return noise(sizes.batch, sizes.length or _LENGTH, width)
 
 

@@ -15,7 +15,7 @@ from dnnamo.loaders.demos import check_sizes
 from dnnamo.loaders.zoo.options import BATCH, MakeBatch, check_fields, checked, told
 from dnnamo.loaders.zoo.pytorch import wrapped
 from dnnamo.loaders.zoo.transformers.heads import Head, head_of_class, head_of_type
-from dnnamo.loaders.zoo.transformers.inputs import Sizes, synthetic
+from dnnamo.loaders.zoo.transformers.inputs import Sizes, cannot_make_up, synthetic
 
 __all__ = ["make"]
 
@@ -23,7 +23,6 @@ _REFUSALS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
-    ImportError,
     LookupError,
     OSError,
     StrictDataclassError,
@@ -68,12 +67,13 @@ def make(
     check_sizes(**{key: size for key, size in (("image", image), ("classes", classes)) if size is not None})
     chosen, kind = _chosen(name, head)
     config = _config(name, kind, pretrained, fields, {"num_labels": classes, "image_size": image})
-    network = _network(name, kind, config, pretrained)
+    outline = _outline(name, kind, config)
+    _check_room(name, outline)
     sizes = Sizes(batch or BATCH, length, image)
-    batch_of = data or _synthetic(network, chosen, sizes)
+    make_batch = data or _synthetic(outline, chosen, sizes)
     return wrapped(
-        network,
-        batch_of,
+        _network(name, kind, config, pretrained),
+        make_batch,
         loss=None if chosen.task is None else chosen.task.loss,
         score=None if chosen.task is None else chosen.task.score,
         made_of=told(data=data, **sizes._asdict()),
@@ -95,18 +95,19 @@ def _config(
     name: str, kind: Any, pretrained: str | None, fields: Mapping[str, Any], given: Mapping[str, int | None]
 ) -> Any:
     config_class = CONFIG_MAPPING[name] if name in CONFIG_MAPPING else kind.config_class  # noqa: SIM401 (it imports lazily)
-    default = config_class()
+    default = _refusing(name, config_class)
     known = set(default.to_dict()) | set(default.attribute_map)
     check_fields(f"The configuration of {name}", fields, known)
     set_here = {key: value for key, value in given.items() if value is not None and hasattr(default, key)}
     config = _refusing(name, lambda: _made(config_class, pretrained, {**set_here, **fields}))
     _set_image(config, given["image_size"])
-    text = config.get_text_config()
+    text = _refusing(name, config.get_text_config)
     if getattr(text, "pad_token_id", 0) is None:
         text.pad_token_id = 0  # without one, a classifier takes no more than one text at once
     if "use_cache" not in fields and hasattr(config, "use_cache"):
         config.use_cache = False  # keys and values that nothing would read
-    return config
+    # A type that reads images too may have a language model that is made of the part for text alone.
+    return text if isinstance(text, kind.config_class) and not isinstance(config, kind.config_class) else config
 
 
 def _made(config_class: Any, pretrained: str | None, fields: Mapping[str, Any]) -> Any:
@@ -125,17 +126,20 @@ def _set_image(config: Any, image: int | None) -> None:
 
 
 def _network(name: str, kind: Any, config: Any, pretrained: str | None) -> Any:
-    _check_room(name, kind, config)
     torch.manual_seed(0)
     if pretrained is None:
         return _refusing(name, lambda: kind(config))
     return _refusing(name, lambda: kind.from_pretrained(pretrained, config=config))
 
 
-def _check_room(name: str, kind: Any, config: Any) -> None:
-    """Refuse a network whose weights do not fit into the memory that is left, before the machine runs out of it."""
+def _outline(name: str, kind: Any, config: Any) -> Any:
+    """Return a network that has shapes and no numbers, for what can be wrong to be found before time is spent on it."""
     with torch.device("meta"):
-        network = _refusing(name, lambda: kind(config))
+        return _refusing(name, lambda: kind(config))
+
+
+def _check_room(name: str, network: Any) -> None:
+    """Refuse a network whose weights do not fit into the memory that is left, before the machine runs out of it."""
     needed = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     left = psutil.virtual_memory().available
     if needed > left:
@@ -154,12 +158,22 @@ def _refusing(name: str, make: Callable[[], _Made]) -> _Made:
     """Make something of a configuration; what is wrong with its fields becomes a `LoaderError`."""
     try:
         return make()
-    except _REFUSALS as error:
+    except ImportError as error:
         told = " ".join(str(error).split())
-        raise LoaderError(f"transformers refuses {name} with these options: {type(error).__name__}: {told}") from error
+        raise LoaderError(f"transformers:{name} needs a package that is not installed here: {told}") from error
+    except _REFUSALS as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise LoaderError(
+            f"transformers cannot make {name} with this configuration, by default or by the options given: {told}"
+        ) from error
 
 
 def _synthetic(network: Any, head: Head, sizes: Sizes) -> MakeBatch:
-    inputs = synthetic(network, sizes)
-    targets = None if head.task is None else head.task.targets(network.config, inputs)
+    try:
+        inputs = synthetic(network, sizes)
+        targets = None if head.task is None else head.task.targets(network.config, inputs)
+    except (AttributeError, KeyError, TypeError) as error:  # a configuration that says it in its own way
+        raise cannot_make_up(
+            type(network).__name__, f"inputs that its configuration does not tell ({error})"
+        ) from error
     return lambda: (inputs, targets)
