@@ -12,7 +12,7 @@ if "CI" not in os.environ:
 KEPT = {
     "get_inference_graph": "graph.onnx",
     "get_weights": "weights.safetensors",
-    "get_intermediates": "intermediates.safetensors",
+    "get_intermediates": "log.txt",
     "run_inference": "predictions.safetensors",
     "profile_inference": "events.parquet",
 }
@@ -61,6 +61,7 @@ def test_every_method_that_it_has_is_a_job(cluster: Place) -> None:
         shown = cluster.ended(ids[method])
         assert shown["state"] == "succeeded", shown["message"]
         assert artifact in [entry["name"] for entry in shown["artifacts"]]
+    assert cluster.json("intermediates", ids["get_intermediates"])
 
 
 def test_a_file_of_its_profiler_is_imported(embedded: Place) -> None:
