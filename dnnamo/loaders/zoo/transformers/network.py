@@ -107,7 +107,8 @@ def _config(
     if "use_cache" not in fields and hasattr(config, "use_cache"):
         config.use_cache = False  # keys and values that nothing would read
     # A type that reads images too may have a language model that is made of the part for text alone.
-    return text if isinstance(text, kind.config_class) and not isinstance(config, kind.config_class) else config
+    own = _refusing(name, lambda: kind.config_class)
+    return text if isinstance(text, own) and not isinstance(config, own) else config
 
 
 def _made(config_class: Any, pretrained: str | None, fields: Mapping[str, Any]) -> Any:
