@@ -210,7 +210,7 @@ def test_a_statement_that_takes_too_long_is_given_up(store: Store, database_url:
 @pytest.mark.parametrize(
     ("statement", "said", "meant"),
     [
-        ("SELECT * FROM operation", "operation", "Did you mean operations?"),
+        ("SELECT * FROM operation", "operation", "Did you mean operations or graph_operations?"),
         ("SELECT * FROM kernels_of_all", "kernels_of_all", "There are artifacts, "),
         ("SELECT nam FROM operations", "nam", "name"),
         ("SELECT o.self_n FROM operations o", "self_n", "self_ns"),

@@ -271,13 +271,13 @@ def test_a_report_that_user_code_made_up_is_the_users_error(store, spec, payload
 def test_an_artifact_that_is_a_link_is_refused(store, spec, target, see_through):
     text = f"""
     import dnnamo.runner.execute as execute
-    add = execute._Returned._add
+    add = execute._Returned.add
     def link(self, name):
         path = self.scratch / name
         path.unlink()
         path.symlink_to(HERE / {target!r})
         add(self, name)
-    execute._Returned._add = link
+    execute._Returned.add = link
     """
     job = see_through(spec(text))
 
