@@ -342,13 +342,19 @@ def import_trace(path: str | PathLike[str], *, tags: Sequence[str] = (), key: st
         UsageError: If there is no such file, or no profile in it.
         InfrastructureError: If the database cannot be used.
     """
-    from dnnamo.profiles.build import stored_form
-    from dnnamo.profiles.readers import read
-
     place = os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps the ..)
     if not os.path.exists(place):  # noqa: PTH110
         raise UsageError(f"There is no file {place}.")
-    words = _words("tags", tags)
+    from dnnamo.profiles.collector import paused_collector
+
+    with paused_collector():
+        return _imported(place, _words("tags", tags), key)
+
+
+def _imported(place: str, words: list[str], key: str | None) -> JobHandle:
+    from dnnamo.profiles.build import stored_form
+    from dnnamo.profiles.readers import read
+
     recording = read(place)
     profile, events = stored_form(recording)
     files: dict[str, bytes | Path] = {EVENTS_NAME: events, **recording.native}

@@ -208,11 +208,13 @@ def _module_paths(events: Events, nesting: Nesting, marks: NDArray[np.intp]) -> 
     within = np.full(len(events), -1)
     within[marks] = marks
     within = nesting.inherited(within)
-    path_of = {-1: ""}
-    for row in marks.tolist():  # sorted, so that what is around a call comes before it
-        parent = nesting.parent[row]
-        outer = -1 if parent == NONE else int(within[parent])
-        name = (events.name[row] or "").removeprefix(_MODULE_MARK)
-        path_of[row] = f"{path_of[outer]}.{name}".removeprefix(".")
-        codes[row] = paths.setdefault(path_of[row], len(paths))
+    parent = nesting.parent[marks]
+    outer = np.where(parent == NONE, -1, within[np.maximum(parent, 0)])
+    names = [name.removeprefix(_MODULE_MARK) for name in events.name.values]
+    path_of, found = {-1: ""}, []
+    # Sorted, so that what is around a call comes before it.
+    for row, around, name in zip(marks.tolist(), outer.tolist(), events.name.codes[marks].tolist(), strict=True):
+        path = path_of[row] = f"{path_of[around]}.{names[name]}".removeprefix(".")
+        found.append(paths.setdefault(path, len(paths)))
+    codes[marks] = found
     return codes, list(paths)

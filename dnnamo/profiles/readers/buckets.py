@@ -20,15 +20,22 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from dnnamo.profiles.events import NONE, Ints
-from dnnamo.profiles.readers.growing import EXACT_NS, Coded, Ids, Numbers, Rows, exact_ns, floats_ns, integers, recoded
+from dnnamo.profiles.readers.growing import (
+    EXACT_NS,
+    Coded,
+    Codes,
+    Numbers,
+    Rows,
+    Together,
+    exact_ns,
+    floats_ns,
+    integers,
+)
 
 __all__ = ["ALL", "CATEGORY", "Builder", "is_whole"]
 
 Kind = Any
 """`int`, `int | None` or `Raw`."""
-
-_BETWEEN = b"\0"
-"""Stands in no JSON."""
 
 _MOST_KEYS, _MOST_BUCKETS = 256, 256
 _NO_TEXT, _NULL = Raw(), Raw(b"null")
@@ -156,7 +163,8 @@ class Builder:
         self.mended = self.odd = 0
         self._exact = False
         self._buckets = {name: _Bucket(dict(args), dict(beside)) for name, (args, beside) in _KINETO.items()}
-        self._ids = {name: Ids(self.texts[name].code) for name in ("phase", "process", "thread")}
+        self._ids = {name: _ids(self.texts[name]) for name in ("phase", "process", "thread")}
+        self._together: dict[tuple[str, ...], Together] = {}
         self._prepare()
 
     def take(self, piece: bytes) -> int:
@@ -198,8 +206,8 @@ class Builder:
         *common, args = islice(zip(*map(astuple, events), strict=False), len(_COMMON))
         new = [*self._common(slice(self.count, self.count + len(events)), *common)]
         for kind, at in _groups(events):
-            own = args if len(at) == len(args) else [args[row] for row in at]
-            new += self._own(self._shapes[kind], self.count + np.array(at), [events[row] for row in at], own)
+            members, own = (events, args) if len(at) == len(events) else (_at(at, events), _at(at, args))
+            new += self._own(self._shapes[kind], self.count + at, members, own)
         if self.texts["phase"].code("M") in new[0][2]:
             self._keep_tracks(events, piece)
         for column, rows, values in new:  # only now, as a piece that does not fit comes again
@@ -219,12 +227,12 @@ class Builder:
     ) -> Iterator[_Block]:
         """Return the columns that every event has."""
         texts = self.texts
-        yield texts["phase"], rows, self._ids["phase"].codes(phases)
+        yield texts["phase"], rows, self._ids["phase"].of(phases)
         yield self.start_ns, rows, self._starts(starts)
         yield self.duration_ns, rows, floats_ns(durations)
         yield texts["name"], rows, texts["name"].codes(names)
-        yield texts["process"], rows, self._ids["process"].codes(processes)
-        yield texts["thread"], rows, self._ids["thread"].codes(threads)
+        yield texts["process"], rows, self._ids["process"].of(processes)
+        yield texts["thread"], rows, self._ids["thread"].of(threads)
 
     def _own(self, shape: _Shape, rows: Rows, members: list[Any], args: Sequence[Any]) -> Iterator[_Block]:
         """Return the columns of one bucket."""
@@ -257,17 +265,14 @@ class Builder:
             ((name, values),) = given.items()
             yield self._json(name, rows, values)
         elif given:
-            yield from self._joined_json([*given], rows, zip(*given.values(), strict=True))
+            together = self._kept_together(tuple(given)).codes(zip(*given.values(), strict=True))
+            for name, codes in zip(given, together, strict=True):
+                yield self.json[name], rows, codes
 
-    def _joined_json(self, names: list[str], rows: Rows, values: Iterable[tuple[Raw, ...]]) -> Iterator[_Block]:
-        """Encode columns together, as their texts mostly come together: the same shapes with the same types."""
-        different: dict[bytes, int] = {}
-        joined = recoded([*map(_BETWEEN.join, values)], lambda text: different.setdefault(text, len(different)))
-        parts = [text.split(_BETWEEN) for text in different]
-        for name, texts in zip(names, zip(*parts, strict=True), strict=True):
-            if any(texts):
-                column = self.json.setdefault(name, Coded())
-                yield column, rows, np.array([*map(column.code_of_json, texts)], np.int32)[joined]
+    def _kept_together(self, names: tuple[str, ...]) -> Together:
+        if names not in self._together:
+            self._together[names] = Together([self.json.setdefault(name, Coded()) for name in names])
+        return self._together[names]
 
     def _whole(self, name: str, rows: Rows, values: Sequence[int | None], *, may_be_null: bool) -> Iterator[_Block]:
         if may_be_null and None in values:
@@ -336,17 +341,26 @@ class Builder:
                 return
 
 
-def _groups(events: list[Any]) -> Iterator[tuple[type, Sequence[int]]]:
+def _ids(column: Coded) -> Codes:
+    """Return the codes of what may be numbers as well as texts."""
+    return Codes(lambda key: column.code(str(key)), None)
+
+
+def _groups(events: list[Any]) -> Iterator[tuple[type, NDArray[np.int64]]]:
     """Return which events are of which class."""
     kinds = [*map(type, events)]
-    kind = kinds[0]
-    if kind is kinds[-1] and kinds.count(kind) == len(kinds):
-        yield kind, range(len(events))
+    found = list(dict.fromkeys(kinds))
+    if len(found) == 1:
+        yield found[0], np.arange(len(events))
         return
-    found: dict[type, list[int]] = {}
-    for row, kind in enumerate(kinds):
-        found.setdefault(kind, []).append(row)
-    yield from found.items()
+    number = dict(zip(found, range(len(found)), strict=True))
+    numbers = np.fromiter(map(number.__getitem__, kinds), np.int16, len(kinds))
+    for at, kind in enumerate(found):
+        yield kind, np.flatnonzero(numbers == at)
+
+
+def _at(rows: NDArray[np.int64], values: Sequence[Any]) -> list[Any]:
+    return [*map(values.__getitem__, rows.tolist())]
 
 
 def _all_empty(values: Sequence[Raw]) -> bool:

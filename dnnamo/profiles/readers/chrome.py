@@ -4,12 +4,10 @@ The format is described in "Trace Event Format" (Google), and what Kineto makes 
 pytorch/kineto. Times are microseconds.
 """
 
-import gc
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnamo.errors import UsageError
+from dnnamo.profiles.collector import paused_collector
 from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts
 from dnnamo.profiles.readers.buckets import ALL, CATEGORY, Builder, is_whole
 from dnnamo.profiles.readers.growing import Coded
@@ -117,7 +116,7 @@ def _read(file: BinaryIO, name: str) -> Recording | None:
         if not text.begins():
             _refuse(text, name)
             return None
-        with _no_collector():
+        with paused_collector():
             text.each(builder.take)
             return _recording(text, builder, damage)
     except Damaged as exc:
@@ -142,19 +141,6 @@ def _refuse(text: TraceText, name: str) -> None:
             f"The trace {name!r} is no JSON: it begins with {text.excerpt()!r}. A trace is a JSON object with a list "
             "'traceEvents', or such a list alone."
         )
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keep the garbage collector from going through the many objects that a piece is for a moment."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _recording(text: TraceText, builder: Builder, damage: list[str]) -> Recording:

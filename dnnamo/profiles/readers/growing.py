@@ -1,7 +1,8 @@
 """Columns that grow by the pieces of a trace file, and how what stands in a piece becomes numbers."""
 
 import struct
-from collections.abc import Callable, Hashable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from dnnamo.profiles.events import NONE, Ints
 
-__all__ = ["EXACT_NS", "Coded", "Ids", "Numbers", "Rows", "exact_ns", "floats_ns", "integers", "recoded"]
+__all__ = ["EXACT_NS", "Coded", "Codes", "Numbers", "Rows", "Together", "exact_ns", "floats_ns", "integers"]
 
 Rows = slice | NDArray[np.int64]
 
@@ -21,6 +22,12 @@ EXACT_NS = 1000 << 43
 
 _LARGEST_US = 9e15
 """Longer times, about 300 years, have no place in a column of nanoseconds."""
+
+_BETWEEN = b"\0"
+"""Stands in no JSON."""
+
+_MOST_TOGETHER = 1 << 16
+"""Texts of several columns that are remembered; they come on top of those of each."""
 
 
 class Numbers:
@@ -57,6 +64,26 @@ class Numbers:
         return column
 
 
+class Codes(dict[Any, int]):
+    """Codes of keys, of which each is given one when it is first met."""
+
+    def __init__(self, code: Callable[[Any], int], *without: Any) -> None:
+        """Make codes that `code` gives, called once for a key; keys that stand for no value have -1."""
+        super().__init__(dict.fromkeys(without, -1))
+        self._code = code
+
+    def __missing__(self, key: Any) -> int:
+        self[key] = code = self._code(key)
+        return code
+
+    def of(self, keys: Sequence[Any]) -> NDArray[np.int32]:
+        """Return the code of each."""
+        # Not through Arrow, which is no faster and imports pandas, if there is one, as soon as it is given a list.
+        if _all_same(keys):
+            return np.full(len(keys), self[keys[0]], np.int32)
+        return np.fromiter(map(self.__getitem__, keys), np.int32, len(keys))
+
+
 class Coded(Numbers):
     """A column of text that grows by blocks of codes."""
 
@@ -64,68 +91,63 @@ class Coded(Numbers):
 
     def __init__(self) -> None:
         super().__init__()
-        self._codes: dict[str, int] = {}
-        self._raw: dict[bytes, int] = {b"": -1}
+        self._texts = Codes(lambda _: len(self._texts) - 1, None)
+        self._json = Codes(lambda text: self.code(msgspec.json.format(text, indent=-1).decode()), b"")
 
     @property
     def values(self) -> list[str]:
         """The texts by their codes."""
-        return list(self._codes)
+        return list(self._texts)[1:]
 
     def code(self, text: str) -> int:
         """Return the code of a text."""
-        return self._codes.setdefault(text, len(self._codes))
-
-    def _code_if_any(self, text: str | None) -> int:
-        return -1 if text is None else self.code(text)
+        return self._texts[text]
 
     def codes(self, texts: Sequence[str | None]) -> NDArray[np.int32]:
         """Return the codes of texts, -1 for None."""
-        if _all_same(texts):
-            return np.full(len(texts), self._code_if_any(texts[0]), np.int32)
-        return recoded(texts, self._code_if_any)
+        return self._texts.of(texts)
 
     def codes_of_json(self, texts: Sequence[Raw]) -> NDArray[np.int32]:
         """Return the codes of pieces of JSON without their white space, -1 for those that are empty."""
         if _all_same(texts):
             return np.full(len(texts), self.code_of_json(bytes(texts[0])), np.int32)
-        return recoded([*map(bytes, texts)], self.code_of_json)
+        return self._json.of([*map(bytes, texts)])
 
     def code_of_json(self, text: bytes) -> int:
         """Return the code of a piece of JSON without its white space, -1 if it is empty."""
-        code = self._raw.get(text)
-        if code is None:
-            code = self._raw[text] = self.code(msgspec.json.format(text, indent=-1).decode())
-        return code
+        return self._json[text]
+
+
+class Together:
+    """Columns of JSON whose texts mostly come together: the same shapes with the same types."""
+
+    def __init__(self, columns: Sequence[Coded]) -> None:
+        self._columns = columns
+        self._parts = [array("i") for _ in columns]
+        self._codes = Codes(self._new)
+
+    def _new(self, joined: bytes) -> int:
+        parts = zip(self._columns, joined.split(_BETWEEN), strict=True)
+        new = [column.code_of_json(text) for column, text in parts]  # all, or none if one is no UTF-8
+        for codes, code in zip(self._parts, new, strict=True):
+            codes.append(code)
+        return len(self._codes)
+
+    def codes(self, texts: Iterable[Iterable[Raw]]) -> list[NDArray[np.int32]]:
+        """Return the codes of each column.
+
+        Args:
+            texts: The texts of each row, one a column.
+        """
+        if len(self._codes) > _MOST_TOGETHER:
+            self._codes.clear()
+            self._parts = [array("i") for _ in self._columns]
+        joined = self._codes.of([*map(_BETWEEN.join, texts)])
+        return [np.array(codes, np.int32)[joined] for codes in self._parts]
 
 
 def _all_same(values: Sequence[Any]) -> bool:
     return bool(values[0] == values[-1]) and values.count(values[0]) == len(values)
-
-
-def recoded(texts: Sequence[Hashable], code: Callable[[Any], int]) -> NDArray[np.int32]:
-    """Return the codes of texts, of which `code` is asked once for each that differs."""
-    # Not through Arrow, which is no faster and imports pandas, if there is one, as soon as it is given a list.
-    codes = {text: code(text) for text in dict.fromkeys(texts)}
-    return np.fromiter(map(codes.__getitem__, texts), np.int32, len(texts))
-
-
-class Ids(dict[Any, int]):
-    """Codes of phases, of which there are few, and of processes and threads, which may be numbers as well."""
-
-    def __init__(self, code: Callable[[str], int]) -> None:
-        super().__init__({None: -1})
-        self._code = code
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = code = self._code(str(key))
-        return code
-
-    def codes(self, keys: Sequence[Any]) -> NDArray[np.int32]:
-        """Return the code of each."""
-        if _all_same(keys):
-            return np.full(len(keys), self[keys[0]], np.int32)
-        return np.fromiter(map(self.__getitem__, keys), np.int32, len(keys))
 
 
 def integers(values: Sequence[int | None]) -> Ints:

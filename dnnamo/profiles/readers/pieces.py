@@ -192,9 +192,10 @@ class TraceText:
 
     def _take_piece(self, take: Callable[[bytes], int]) -> bool:
         """Hand over what there is up to the last border; return whether that was all."""
+        self._drop(_between(self._text))  # now, as later it would take a copy of all that comes
         if not self._ended:
             self._fill()
-        self._drop(_between(self._text))
+            self._drop(_between(self._text))
         text, end = self._text, len(self._text)
         for _ in range(0 if self._ended else _CANDIDATES):
             end = _last_border(text, end)
