@@ -1,10 +1,12 @@
 """Choosing among names by keys: exact names, or patterns as a shell has them (`layer?.*`, `*.weight`)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-__all__ = ["UnmatchedKeys", "has_pattern", "selected"]
+from dnnamo.errors import WeightsError
+
+__all__ = ["UnmatchedKeys", "has_pattern", "refuse_unknown_weights", "selected"]
 
 
 class UnmatchedKeys(LookupError):
@@ -31,6 +33,16 @@ def selected(names: Iterable[str], keys: Iterable[str] | None) -> list[str]:
     if unmatched := [key for key, matches in found.items() if not matches]:
         raise UnmatchedKeys(", ".join(_with_nearest(key, known) for key in unmatched))
     return list(dict.fromkeys(name for matches in found.values() for name in matches))
+
+
+def refuse_unknown_weights(names: Iterable[str], weights: Collection[str]) -> None:
+    """Refuse names that are none of a model's weights.
+
+    Raises:
+        WeightsError: If there are such; the message names each with the one nearest to it.
+    """
+    if unknown := [_with_nearest(name, weights) for name in names if name not in weights]:
+        raise WeightsError(f"The model has no weights named {', '.join(unknown)}; nothing was changed.")
 
 
 def _with_nearest(key: str, names: Iterable[str]) -> str:

@@ -395,7 +395,9 @@ def test_a_shape_that_would_broadcast_is_wrong_too(mixed):
 def test_an_unknown_key_is_named_with_the_nearest_and_nothing_is_changed(mixed):
     before = bits(mixed)
 
-    with pytest.raises(WeightsError, match="no weights named 'linear.bais'; nothing was changed.*'linear.bias'"):
+    with pytest.raises(
+        WeightsError, match="no weights named 'linear.bais' .the nearest is 'linear.bias'.; nothing was changed"
+    ):
         mixed.set_weights({"linear.weight": np.ones((3, 6)), "linear.bais": np.ones(3)})
     with pytest.raises(WeightsError, match="no weights named 'linear.bais'"):
         mixed.get_weights(["linear.bais"])

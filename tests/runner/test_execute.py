@@ -890,7 +890,10 @@ def test_weights_for_a_model_that_takes_none_are_unsupported(carry_out, weights_
     ("arrays", "says"),
     [
         ({"0.weight": np.ones((2, 2))}, "0.weight has shape [2, 2], the model's is [256, 64]"),
-        ({"0.wieght": np.ones(2)}, "The model has no weights named '0.wieght'; nothing was changed."),
+        (
+            {"0.wieght": np.ones(2)},
+            "The model has no weights named '0.wieght' (the nearest is '0.weight'); nothing was changed.",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(carry_out, weights_file, arrays, says):

@@ -1,7 +1,6 @@
 """The weights of an ONNX model as arrays, and a model with other weights."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from onnx import numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from dnnamo.errors import WeightsError
+from dnnamo.selection import refuse_unknown_weights
 
 __all__ = ["arrays", "with_weights"]
 
@@ -30,7 +30,7 @@ def arrays(model: Any, keys: Iterable[str] | None = None) -> dict[str, Array]:
     """
     weights = _weights(model)
     names = list(weights) if keys is None else list(keys)
-    _refuse_unknown(names, weights)
+    refuse_unknown_weights(names, weights)
     return {name: _widened(numpy_helper.to_array(weights[name])) for name in names}
 
 
@@ -43,7 +43,7 @@ def with_weights(model: Any, kv: Mapping[str, Any]) -> Any:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     weights = _weights(changed)
-    _refuse_unknown(kv, weights)
+    refuse_unknown_weights(kv, weights)
     new, wrong = {}, []
     for name, value in kv.items():
         try:
@@ -76,12 +76,3 @@ def _tensor(weight: Any, value: Any) -> Any:
     if array.dtype.kind not in _NUMPYS_OWN and array.dtype.type.__module__ != "ml_dtypes":
         raise ValueError(f"is of type {array.dtype}, which cannot become {dtype}")
     return numpy_helper.from_array(array.astype(dtype), weight.name)
-
-
-def _refuse_unknown(names: Iterable[str], weights: Mapping[str, object]) -> None:
-    unknown = [name for name in names if name not in weights]
-    if not unknown:
-        return
-    nearest = get_close_matches(unknown[0], weights, n=1)
-    hint = f" The nearest to {unknown[0]!r} is {nearest[0]!r}." if nearest else ""
-    raise WeightsError(f"The model has no weights named {', '.join(map(repr, unknown))}; nothing was changed.{hint}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +25,7 @@ from dnnamo.frameworks.pytorch.intermediates import TorchDraws, left_as_it_was, 
 from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers, uncompiled
 from dnnamo.frameworks.pytorch.setup import Computation, set_up
 from dnnamo.frameworks.pytorch.tracing import exported, recorded_training
+from dnnamo.selection import refuse_unknown_weights
 
 if TYPE_CHECKING:
     from dnnamo.profiles.flops import CountedOperation
@@ -118,13 +118,13 @@ class TorchModel(Model):
         """Return parameters and buffers by their `state_dict` name; bfloat16 is `ml_dtypes`'."""
         state = self._state()
         names = list(state) if keys is None else list(keys)
-        _refuse_unknown(names, state)
+        refuse_unknown_weights(names, state)
         return {name: to_numpy(state[name]) for name in names}
 
     def set_weights(self, kv: Mapping[str, Any]) -> None:
         """Copy arrays into the named parameters and buffers; all are checked before the first is changed."""
         state = self._state()
-        _refuse_unknown(kv, state)
+        refuse_unknown_weights(kv, state)
         values = {name: to_tensor(value) for name, value in kv.items()}
         wrong = [
             f"{name} has shape {list(value.shape)}, the model's is {list(state[name].shape)}"
@@ -273,15 +273,6 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, dict):
         return (), inputs
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
-
-
-def _refuse_unknown(names: Iterable[str], state: Mapping[str, object]) -> None:
-    unknown = [name for name in names if name not in state]
-    if not unknown:
-        return
-    nearest = get_close_matches(unknown[0], state, n=1)
-    hint = f" The nearest to {unknown[0]!r} is {nearest[0]!r}." if nearest else ""
-    raise WeightsError(f"The model has no weights named {', '.join(map(repr, unknown))}; nothing was changed.{hint}")
 
 
 def libraries() -> dict[str, str]:

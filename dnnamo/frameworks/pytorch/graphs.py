@@ -92,7 +92,7 @@ class _Walk:
         self.layer: str | None = None
 
     def graph(self, source: str, not_returned: Collection[str] = ()) -> Graph:
-        given = [self._input(node) for node in _placeholders(self.module)]
+        given = [self._input(node) for node in self.module.graph.find_nodes(op="placeholder")]
         returned = self.body(self.module, given, prefix="", not_returned=not_returned)
         inputs = [number for number in given if self.builder.tensors[number].role == "input"]
         return self.builder.graph(source, inputs=inputs, outputs=returned)
@@ -114,7 +114,7 @@ class _Walk:
         not_returned: Collection[str] = (),
     ) -> list[int]:
         """Add the operations of a graph that is given these values; return the tensors that it returns."""
-        values: dict[torch.fx.Node, Value] = dict(zip(_placeholders(module), given, strict=True))
+        values: dict[torch.fx.Node, Value] = dict(zip(module.graph.find_nodes(op="placeholder"), given, strict=True))
         for node in module.graph.nodes:
             if node.op == "output":
                 wanted = [it for it in _flat(node.args) if not (_is_node(it) and it.name in not_returned)]
@@ -179,7 +179,7 @@ class _Walk:
 
     def _given(self, module: torch.fx.GraphModule, inputs: Sequence[int], place: str) -> list[Value]:
         """Return what a graph is given by the operation that runs it: the last of its operands."""
-        wanted = _placeholders(module)
+        wanted = module.graph.find_nodes(op="placeholder")
         if len(wanted) <= len(inputs):
             return list(inputs[len(inputs) - len(wanted) :])
         return [self._tensor(place + node.name, node.meta) for node in wanted]
@@ -203,10 +203,6 @@ class _Walk:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             shape=None if shape is None else [it if isinstance(it, int) else str(it) for it in shape],
         )
-
-
-def _placeholders(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
-    return [node for node in module.graph.nodes if node.op == "placeholder"]
 
 
 def _is_node(value: object) -> bool:

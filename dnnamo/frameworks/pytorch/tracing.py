@@ -123,7 +123,7 @@ def _recorded(function: Callable[..., Any], weights: Tensors, *others: Any, leni
     record = make_fx(function, tracing_mode="real", _error_on_data_dependent_ops=not lenient)
     graph = record(weights, *others)
     names = {id(value): name for name, value in weights.items()}
-    given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    given = graph.graph.find_nodes(op="placeholder")
     for node, value in zip(given, tree_leaves((weights, *others)), strict=True):
         if id(value) in names:
             node.meta[WEIGHT] = names[id(value)]

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +25,7 @@ from dnnamo.frameworks.batches import Batches, PlainDraws
 from dnnamo.frameworks.tensorflow.graphs import graph_file, graph_of, name_weights
 from dnnamo.frameworks.tensorflow.intermediates import left_as_it_was, tapped
 from dnnamo.frameworks.tensorflow.setup import set_up
+from dnnamo.selection import refuse_unknown_weights
 
 if TYPE_CHECKING:
     from dnnamo.profiles.flops import CountedOperation
@@ -115,16 +115,15 @@ class KerasModel(Model):
         """Return the model's weights by variable path; bfloat16 is `ml_dtypes`'."""
         variables = self._variables()
         names = list(variables) if keys is None else list(keys)
-        if unknown := _unknown(names, variables):
-            raise WeightsError(f"{'; '.join(unknown)}.")
+        refuse_unknown_weights(names, variables)
         return {name: _to_array(variables[name].value) for name in names}
 
     def set_weights(self, kv: Mapping[str, Any]) -> None:
         """Assign arrays to the named weights; all are checked before the first is changed."""
         variables = self._variables()
-        known = {name: value for name, value in kv.items() if name in variables}
-        values, wrong = _converted(known, variables)
-        if wrong := _unknown(kv, variables) + wrong:
+        refuse_unknown_weights(kv, variables)
+        values, wrong = _converted(kv, variables)
+        if wrong:
             raise WeightsError(f"No weight was changed: {'; '.join(wrong)}.")
         for name, value in values.items():
             variables[name].assign(value)
@@ -288,17 +287,6 @@ def _by_unique_path(variables: Iterable[Any]) -> dict[str, Any]:
             name = f"{variable.path}#{number}"
         named[name] = variable
     return named
-
-
-def _unknown(names: Iterable[str], variables: Mapping[str, Any]) -> list[str]:
-    return [
-        f"the model has no weights named {name!r}{_nearest(name, variables)}" for name in names if name not in variables
-    ]
-
-
-def _nearest(name: str, variables: Mapping[str, Any]) -> str:
-    nearest = get_close_matches(name, variables, n=1)
-    return f" (the nearest is {nearest[0]!r})" if nearest else ""
 
 
 def _converted(kv: Mapping[str, Any], variables: Mapping[str, Any]) -> tuple[dict[str, Array], list[str]]:

@@ -88,7 +88,7 @@ def _chosen(name: str, head: str | None) -> tuple[Head, Any]:
         chosen, class_name = head_of_class(name), name
     else:
         raise LoaderError(f"{name} is a class with its own head; head goes with a model type, as in transformers:bert.")
-    return chosen, getattr(transformers, class_name)
+    return chosen, _refusing(name, lambda: getattr(transformers, class_name))
 
 
 def _config(
