@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 
 from dnnamo.errors import UsageError
-from dnnamo.profiles.readers import pieces
+from dnnamo.profiles.readers import growing, pieces
 from dnnamo.profiles.readers.chrome import read, read_stream
 
 
@@ -217,6 +217,24 @@ def test_text_that_is_not_utf_8_is_replaced_and_told():
 
     assert names(found) == ["op 1", "op \N{REPLACEMENT CHARACTER}"]
     assert "UTF-8" in found.damage[0]
+
+
+def test_what_is_not_utf_8_in_one_argument_leaves_the_others_beside_their_events():
+    events = [span(number, args={"Input type": [f"type {number}"], "Input Dims": [f"{number}"]}) for number in range(4)]
+    found = recorded(text_of(events).replace(b'"2"', b'"\xff"'))
+
+    assert found.events.shapes.to_list() == ['["0"]', '["1"]', '["\N{REPLACEMENT CHARACTER}"]', '["3"]']
+    assert found.events.dtypes.to_list() == [f'["type {number}"]' for number in range(4)]
+
+
+def test_columns_that_come_together_in_more_ways_than_are_remembered_stay_beside_their_events(monkeypatch):
+    monkeypatch.setattr(growing, "_MOST_TOGETHER", 2)
+    monkeypatch.setattr(pieces, "CHUNK", 400)
+    events = [span(number, args={"Input Dims": [[number]], "Input type": [f"type {number}"]}) for number in range(40)]
+    found = recorded(text_of(events))
+
+    assert found.events.shapes.to_list() == [f"[[{number}]]" for number in range(40)]
+    assert found.events.dtypes.to_list() == [f'["type {number}"]' for number in range(40)]
 
 
 def test_exact_duplicates_are_left_out_and_counted():
