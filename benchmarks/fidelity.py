@@ -1,13 +1,13 @@
 """Does `dnnamo run` measure what a plain script measures? The same networks in a bare loop and under Dnnamo.
 
 Run with `make bench-fidelity`. Both are processes of their own, on the same core, with one thread, the same warm-up and
-the same number of steps. They take turns of some dozen steps by SIGSTOP and SIGCONT, so that whatever else the machine
-does slows both down alike. The memory allocator keeps what it has: by default it gives memory back to the system at the
-end of a step or does not, as chance has it where a process's heap ends, and bare loops of demo:cnn alone had 0 to 1200
-page faults a step for that, and times up to a third apart.
+the same number of steps. They take many short turns by SIGSTOP and SIGCONT, so that whatever else the machine does
+slows both down alike. The memory allocator keeps what it has: by default it gives memory back to the system at the end
+of a step or does not, as chance has it where a process's heap ends, and bare loops of demo:cnn alone had 0 to 1200 page
+faults a step for that, and times up to a third apart.
 
-The ratio is the median over the rounds of Dnnamo's median step time over that of the bare
-loop beside it; the one of the least step times says the same of undisturbed steps. The bar is 2 %.
+The ratio is the median over the rounds of Dnnamo's median step time over that of the bare loop beside it; the one of
+the least step times says the same of undisturbed steps. The bar is 2 %.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter_ns, sleep
@@ -27,13 +28,15 @@ from typing import Any
 
 import psutil
 
-ROUNDS = 5
+ROUNDS = 7
+"""Two processes with the same loop differ by up to 2 %, as chance lays out their memory."""
+
 WARMUP = 20
 BAR = 0.02
 MODES = ("inference", "training")
-STEPS = {"demo:transformer": 200, "demo:cnn": 500, "demo:keras_cnn": 500}
-TURN_S = {"demo:transformer": 0.6, "demo:cnn": 0.3, "demo:keras_cnn": 0.3}
-"""Long enough for many steps, as the one that a turn ends in is as long as the other's turn."""
+STEPS = {"demo:transformer": 300, "demo:cnn": 500, "demo:keras_cnn": 500}
+TURN_S = {"inference": 0.15, "training": 0.4}
+"""Long enough for several steps, as the one that a turn ends in is as long as the other's turn."""
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -54,15 +57,15 @@ def bare(model: str, mode: str) -> None:
 
     wrapped = load(model, {})
     one_step = (_keras_step if "keras" in model else _torch_step)(wrapped, mode)
-    kept: deque[Any] = deque(maxlen=STEPS[model])
     times: deque[int] = deque(maxlen=STEPS[model])
-    ended = []
+    ended: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    for _ in range(WARMUP):
+        one_step()
     while not ended:
         start = perf_counter_ns()
-        outputs = one_step()
+        one_step()  # outputs that are kept come in fresh pages each, 1 to 2 % of a step of demo:transformer
         times.append(perf_counter_ns() - start)
-        kept.append(outputs.numpy())
     print(json.dumps(list(times)))
 
 
@@ -117,17 +120,19 @@ def side_by_side(model: str, mode: str) -> tuple[list[int], list[int]]:
         started([sys.executable, "-m", "benchmarks.fidelity", "--bare", model, mode]) as plain,
         started([DNNAMO, "run", model, *map(str, options)]) as ours,
     ):
-        while ours.poll() is None:
-            turn(plain, ours, TURN_S[model])
-            turn(ours, plain, TURN_S[model])
+        take_turns(ours, plain, TURN_S[mode])
         plain.terminate()
         return json.loads(_output(plain)), json.loads(_output(ours))["steps"]["duration_ns"]
 
 
 @contextmanager
 def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a program meanwhile, in a session of its own as Dnnamo's runner is: Linux shares cores out among sessions."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    """Run a program meanwhile, on the last core.
+
+    In a session of its own, as Dnnamo's runner is: Linux shares cores out among sessions.
+    """
+    pinned = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), *command]
+    process = subprocess.Popen(pinned, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         yield process
     finally:
@@ -135,23 +140,32 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def turn(running: subprocess.Popen[str], waiting: subprocess.Popen[str], seconds: float) -> None:
-    """Have one of the two run for some time while the other stands still."""
-    stopped = working(waiting.pid)
-    for process in stopped:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
-    sleep(seconds if running.poll() is None else 0.0)
-    for process in stopped:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
+def take_turns(ours: subprocess.Popen[str], plain: subprocess.Popen[str], seconds: float) -> None:
+    """Have one of two run while the other stands still, in turn, until the first has ended."""
+    standing: list[psutil.Process] = []
+    for waiting in cycle((ours, plain)):
+        stopped = family(waiting.pid)  # looked up from another core, and while the other one still stands
+        signal_all(stopped, signal.SIGSTOP)
+        signal_all(standing, signal.SIGCONT)
+        if ours.poll() is not None:
+            break
+        sleep(seconds)
+        standing = stopped
+    signal_all(stopped, signal.SIGCONT)
 
 
-def working(pid: int) -> list[psutil.Process]:
-    """Return the processes that compute: the youngest generation, which of `dnnamo run` is the runner."""
+def signal_all(processes: list[psutil.Process], number: int) -> None:
+    """Send a signal to those that are still there."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all that it has started: what stores a result would otherwise run in the other's turn."""
     try:
         process = psutil.Process(pid)
-        return [it for it in process.children(recursive=True) if not it.children()] or [process]
+        return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 
@@ -165,7 +179,6 @@ def _output(process: subprocess.Popen[str]) -> str:
 
 def main(rounds: int, models: list[str]) -> None:
     """Print the ratio of each model in each mode beside the bar."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # of this process and of all that it starts
     os.environ |= ALLOCATOR | dict.fromkeys(THREADS, "1") | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     with TemporaryDirectory(prefix="dnnamo-fidelity-") as home:
         os.environ |= {"DNNAMO_HOME": home, "DNNAMO_LOCKS": f"{home}/locks"}
