@@ -207,6 +207,22 @@ def test_slices_of_one_lane_nest_or_follow_each_other(seed):
     assert named
 
 
+@pytest.mark.parametrize("metadata", [{}, {"base_ns": 7, "header": {"baseTimeNanoseconds": 7}}])
+def test_unix_times_are_written_so_that_a_float_holds_them_and_come_back(metadata):
+    events = generated(0)
+    events = events.replace(start_ns=events.start_ns + 1_795_640_911_296_423_761)
+
+    text = exported(events, **metadata)
+
+    assert max(abs(event["ts"]) for event in json.loads(text)["traceEvents"] if "ts" in event) < 1_000
+    found = read_back(text)
+    assert_same(events, found.events)
+    assert found.base_ns == metadata.get("base_ns", 0)
+    assert found.header.get("baseTimeNanoseconds") == metadata.get("base_ns")
+    again = exported(found.events, base_ns=found.base_ns, header=found.header)
+    assert_same(events, read_back(again).events)
+
+
 def test_names_of_threads_are_written_back():
     track = {"ph": "M", "name": "thread_name", "pid": 1, "tid": 2, "args": {"name": "backward"}}
 

@@ -3,7 +3,9 @@
 What the reader took from a file is written under its old names, so that reading it again gives the same table to the
 nanosecond. Arrows from launches to kernels and from forward operations to backward ones are made anew from the ids and
 links. Events that overlap others of their thread without nesting get lanes of their own next to it, as viewers drop or
-cut such slices (google/perfetto#4280); a note in them lets the reader put them back.
+cut such slices (google/perfetto#4280); a note in them lets the reader put them back. Times too long for a float, as
+Unix times are, count from the first event on: viewers would round them to a quarter of a microsecond, and drop slices
+that then overlap.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts
 from dnnamo.profiles.lanes import lanes
 from dnnamo.profiles.links import DEVICE_WORK, RUNTIME
-from dnnamo.profiles.readers.chrome import ALL, BESIDE, LANE, LAYER, NAMES, NULL, SOURCE, THREAD
+from dnnamo.profiles.readers.chrome import ALL, BESIDE, LANE, LAYER, MOVED, NAMES, NULL, SOURCE, THREAD
+from dnnamo.profiles.readers.growing import EXACT_NS
 
 __all__ = ["write"]
 
@@ -35,11 +38,12 @@ def write(events: Events, metadata: Mapping[str, Any], file: BinaryIO) -> None:
         file: Opened for writing bytes.
     """
     tracks, names = _lanes(events)
-    header = _header(metadata)
+    moved = _moved_ns(events)
+    header = _header(metadata, moved)
     marks = [*header.pop("tracks", []), *names]
     file.write(msgspec.json.encode(header)[:-1])
     file.write(b',"traceEvents":[\n')
-    rows = _Rows(events, tracks)
+    rows = _Rows(events, tracks, moved)
     written = False
     for lines in _texts(rows, marks):
         if lines:
@@ -48,10 +52,20 @@ def write(events: Events, metadata: Mapping[str, Any], file: BinaryIO) -> None:
     file.write(b"\n]}\n")
 
 
-def _header(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _moved_ns(events: Events) -> int:
+    """Return how much earlier times are written."""
+    if not len(events):
+        return 0
+    first, last = int(events.start_ns.min()), int(events.end_ns.max())
+    return first if max(-first, last) >= EXACT_NS else 0
+
+
+def _header(metadata: Mapping[str, Any], moved: int) -> dict[str, Any]:
     header = dict(metadata.get("header") or {})
-    if metadata.get("base_ns"):
-        header.setdefault("baseTimeNanoseconds", metadata["base_ns"])
+    if base := metadata.get("base_ns"):
+        header.setdefault("baseTimeNanoseconds", base)
+    if moved:
+        header |= {"baseTimeNanoseconds": (base or 0) + moved, MOVED: moved}
     # HolisticTraceAnalysis tells files apart by the rank in them.
     header.setdefault("distributedInfo", {"rank": 0})
     header[SOURCE] = metadata.get("source", "")
@@ -70,8 +84,9 @@ def _texts(rows: "_Rows", marks: Sequence[Mapping[str, Any]]) -> Iterator[list[s
 class _Rows:
     """The rows of a table as JSON."""
 
-    def __init__(self, events: Events, tracks: Texts) -> None:
+    def __init__(self, events: Events, tracks: Texts, moved: int) -> None:
         self.events = events
+        self._start_ns = events.start_ns - moved
         self._process, self._thread = _ids(events.process, "pid"), _ids(tracks, "tid")
         self._tracks = tracks
         self._names = [f',"name":{_json(name)}' for name in events.name.values] + [""]
@@ -94,7 +109,7 @@ class _Rows:
         events = self.events
         category, phase = events.category[rows[0]], events.phase[rows[0]] or "X"
         start = f'{{"ph":{_json(phase)}' + (f',"cat":{_json(category)}' if category is not None else "")
-        times = _microseconds(events.start_ns[rows])
+        times = _microseconds(self._start_ns[rows])
         spans = _microseconds(events.duration_ns[rows]) if phase == "X" else [""] * len(rows)
         dur = ',"dur":' if phase == "X" else ""
         beside, args = self._rest(rows, phase)
@@ -124,7 +139,7 @@ class _Rows:
             start = f'{{"ph":"{letter}","cat":"{name}","name":"{name}"{end}'
             for first in range(0, len(rows), _ROWS):
                 part = rows[first : first + _ROWS]
-                times = _microseconds(self.events.start_ns[part])
+                times = _microseconds(self._start_ns[part])
                 pids = [self._process[code] for code in self.events.process.codes[part].tolist()]
                 tids = [self._thread[code] for code in self._tracks.codes[part].tolist()]
                 every = zip(numbers[first : first + _ROWS].tolist(), pids, tids, times, strict=True)

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -23,7 +23,20 @@ from dnnamo.profiles.readers.growing import Coded
 from dnnamo.profiles.readers.pieces import Damaged, TraceText, unpacked
 from dnnamo.profiles.recording import Recording
 
-__all__ = ["ALL", "BESIDE", "LANE", "LAYER", "LAYER_MARK", "NAMES", "NULL", "SOURCE", "THREAD", "read", "read_stream"]
+__all__ = [
+    "ALL",
+    "BESIDE",
+    "LANE",
+    "LAYER",
+    "LAYER_MARK",
+    "MOVED",
+    "NAMES",
+    "NULL",
+    "SOURCE",
+    "THREAD",
+    "read",
+    "read_stream",
+]
 
 LAYER_MARK = "dnnamo.layer:"
 """Prefix of an event's name that marks a call of a layer, whose path follows."""
@@ -58,6 +71,9 @@ THREAD = "dnnamo.thread"
 LANE = "dnnamo.lane"
 """Argument that marks the name of such a place."""
 
+MOVED = "dnnamo.moved_ns"
+"""Key of the header in which our exporter writes how much earlier its times are."""
+
 SOURCE = "dnnamo.source"
 """Key of the header in which our exporter writes the profile's source."""
 
@@ -68,6 +84,7 @@ _LAUNCHES = ("ac2g", "async_cpu_to_gpu", "async_gpu", "async")
 
 _DAY_NS = 86_400 * 10**9
 _LONGEST_DAYS = 30
+_LARGEST_MOVE_NS = 1 << 62
 _SHORTEST_NS = 20
 """Events that follow each other faster than this on the whole have no microseconds as times."""
 
@@ -158,6 +175,8 @@ def _recording(text: TraceText, builder: Builder, damage: list[str]) -> Recordin
     header = {**text.header, "tracks": tracks}
     source = header.pop(SOURCE, None) or ("kineto" if _KINETO_SAYS & header.keys() else "chrome")
     events = _without_duplicates(_events(builder, dropped), dropped)
+    if moved := _moved_ns(header):
+        events = events.replace(start_ns=events.start_ns + moved)
     base = header.get("baseTimeNanoseconds")
     return Recording(
         source=str(source),
@@ -167,6 +186,18 @@ def _recording(text: TraceText, builder: Builder, damage: list[str]) -> Recordin
         dropped=dropped,
         damage=damage + _strange_times(events),
     )
+
+
+def _moved_ns(header: dict[str, Any]) -> int:
+    """Return how much earlier times were written than they are; the header is made what it was before."""
+    moved, base = header.pop(MOVED, 0), header.get("baseTimeNanoseconds")
+    if not (isinstance(moved, int) and isinstance(base, int) and abs(moved) < _LARGEST_MOVE_NS):
+        return 0
+    if base == moved:
+        del header["baseTimeNanoseconds"]
+    else:
+        header["baseTimeNanoseconds"] = base - moved
+    return moved
 
 
 def _events(builder: Builder, dropped: dict[str, int]) -> Events:
