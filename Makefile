@@ -38,8 +38,12 @@ demo: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target .venv-zoo $(ZOO)
 	touch $@
 
+# What runs a whole cluster, and what kills parts of one, has the machine to itself.
+ALONE := tests/acceptance tests/chaos
+
 test: .venv/installed .venv-zoo/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 chaos: .venv/installed
 	$(BIN)/python -m pytest tests/chaos -m chaos
