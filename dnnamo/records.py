@@ -251,9 +251,14 @@ class JobSpec(Record, frozen=True, kw_only=True):
     seed: int | None = None
 
     @property
+    def counts_steps(self) -> bool:
+        """Whether the job does steps and counts them."""
+        return self.method.startswith(("run_", "profile_"))
+
+    @property
     def trains(self) -> bool:
         """Whether the counted steps are training steps."""
-        return self.method.endswith("_training") and not self.method.startswith("get_")
+        return self.counts_steps and self.method.endswith("_training")
 
     @property
     def fixed_warmup(self) -> int | None:

@@ -158,7 +158,8 @@ def story(job: JobHandle) -> list[tuple[str, str]]:
     """Return all that `show` says of a job, as pairs of a heading and a line."""
     record = job.record
     spec = record.spec
-    given = {"steps": spec.n_steps, "threads": spec.threads, "seed": spec.seed, "priority": spec.priority or None}
+    steps = spec.n_steps if spec.counts_steps else None
+    given = {"steps": steps, "threads": spec.threads, "seed": spec.seed, "priority": spec.priority or None}
     said = [(f"job {job.id}", f"{record.state}{f' ({record.cause})' if record.cause else ''}")]
     if record.message:
         said.append(("message", record.message))

@@ -143,3 +143,8 @@ def test_show_says_how_the_model_was_set_up_as_far_as_that_was_asked_for():
     assert said["setup"] == "precision bfloat16 · channels_last"
     assert "seed 7" in said["queue"]
     assert "setup" not in told(job())
+
+
+def test_show_tells_the_steps_of_what_does_steps():
+    assert told(job(method="run_training", n_steps=3))["queue"] == "cpu · steps 3"
+    assert told(job(method="get_training_graph", n_steps=10))["queue"] == "cpu"
