@@ -223,6 +223,26 @@ def test_unix_times_are_written_so_that_a_float_holds_them_and_come_back(metadat
     assert_same(events, read_back(again).events)
 
 
+def test_threads_with_numbers_of_more_than_32_bits_are_drawn_under_their_names_and_come_back():
+    threads = ["7", "-2147483649", "6300611701581713424", "main"]
+    events = generated(0)
+    events = events.replace(thread=Texts.of([threads[row % 4] for row in range(len(events))]))
+    events = _sorted_as_read(Events.of(events.columns, events.args))
+    track = {"ph": "M", "name": "thread_name", "pid": "Spans", "tid": threads[2], "args": {"name": "worker"}}
+
+    text = exported(events, header={"tracks": [track]})
+
+    whole = json.loads(text)["traceEvents"]
+    drawn = {event["tid"] for event in whole if event["ph"] != "M"}
+    assert {7, "main"} < drawn
+    assert all(isinstance(thread, int) and abs(thread) < 2**31 for thread in drawn - {"main"})
+    named = {(event["pid"], event["args"]["name"]) for event in whole if event["ph"] == "M" and event["tid"] in drawn}
+    assert {("Spans", "worker"), ("Spans", "-2147483649"), (1, threads[2])} <= named
+    found = read_back(text)
+    assert_same(events, found.events)
+    assert found.header["tracks"] == [track]
+
+
 def test_names_of_threads_are_written_back():
     track = {"ph": "M", "name": "thread_name", "pid": 1, "tid": 2, "args": {"name": "backward"}}
 

@@ -3,7 +3,8 @@
 What the reader took from a file is written under its old names, so that reading it again gives the same table to the
 nanosecond. Arrows from launches to kernels and from forward operations to backward ones are made anew from the ids and
 links. Events that overlap others of their thread without nesting get lanes of their own next to it, as viewers drop or
-cut such slices (google/perfetto#4280); a note in them lets the reader put them back. Times too long for a float, as
+cut such slices (google/perfetto#4280); so do threads whose numbers have more than the 32 bits that Perfetto keeps of
+them. A note in such events lets the reader put them back. Times too long for a float, as
 Unix times are, count from the first event on: viewers would round them to a quarter of a microsecond, and drop slices
 that then overlap.
 """
@@ -37,10 +38,11 @@ def write(events: Events, metadata: Mapping[str, Any], file: BinaryIO) -> None:
         metadata: `source`, `base_ns` and `header`, as the reader gave them.
         file: Opened for writing bytes.
     """
-    tracks, names = _lanes(events)
     moved = _moved_ns(events)
     header = _header(metadata, moved)
-    marks = [*header.pop("tracks", []), *names]
+    named = header.pop("tracks", [])
+    tracks, lanes_named = _lanes(events, _thread_names(named))
+    marks = [*named, *lanes_named]
     file.write(msgspec.json.encode(header)[:-1])
     file.write(b',"traceEvents":[\n')
     rows = _Rows(events, tracks, moved)
@@ -246,7 +248,17 @@ def _is_number(text: str) -> bool:
     return digits.isascii() and digits.isdecimal() and len(digits) < 19 and str(int(text)) == text
 
 
-def _lanes(events: Events) -> tuple[Texts, list[dict[str, Any]]]:
+def _thread_names(tracks: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Return what metadata events call threads, by process and thread."""
+    names = {}
+    for track in tracks:
+        args = track.get("args")
+        if track.get("name") == "thread_name" and isinstance(args, dict) and "name" in args:
+            names[str(track.get("pid")), str(track.get("tid"))] = str(args["name"])
+    return names
+
+
+def _lanes(events: Events, names: Mapping[tuple[str, str], str]) -> tuple[Texts, list[dict[str, Any]]]:
     """Return the thread that each event is drawn on, and the metadata events that name those which are new.
 
     The codes are those of the events' threads, which the new ones come after.
@@ -257,12 +269,22 @@ def _lanes(events: Events) -> tuple[Texts, list[dict[str, Any]]]:
     for rows in _tracks(events):
         spans = rows[is_span[rows]]
         numbers = lanes(events.take(spans))
-        for number in range(1, int(numbers.max(initial=0)) + 1):
+        process, thread = events.process[rows[0]] or "", events.thread[rows[0]] or ""
+        name = names.get((process, thread), thread)
+        overlapping = range(1, int(numbers.max(initial=0)) + 1)
+        new = [(f"{name} (overlapping, {number})", spans[numbers == number]) for number in overlapping]
+        if not _has_32_bits(thread):
+            new.insert(0, (name, rows))  # at first, as it takes all events of the thread along
+        for lane_name, moved in new:
             lane = _new_lane(values)
-            drawn[spans[numbers == number]] = len(values)
+            drawn[moved] = len(values)
             values.append(str(lane))
-            marks += _marks(events, int(spans[0]), lane, number)
+            marks.append(_mark(process, lane, lane_name))
     return Texts(drawn, values), marks
+
+
+def _has_32_bits(thread: str) -> bool:
+    return not thread.removeprefix("-").isdecimal() or abs(int(thread)) < 2**31
 
 
 def _tracks(events: Events) -> Iterable[NDArray[np.intp]]:
@@ -277,11 +299,9 @@ def _new_lane(threads: list[str]) -> int:
     return lane
 
 
-def _marks(events: Events, row: int, lane: int, number: int) -> list[dict[str, Any]]:
-    process, thread = events.process[row], events.thread[row]
-    place = {"ph": "M", "pid": int(process) if process and _is_number(process) else process, "tid": lane}
-    name = f"{thread} (overlapping, {number})"
-    return [{**place, "name": "thread_name", "args": {"name": name, LANE: True}}]
+def _mark(process: str, lane: int, name: str) -> dict[str, Any]:
+    place = {"ph": "M", "pid": int(process) if _is_number(process) else process, "tid": lane}
+    return {**place, "name": "thread_name", "args": {"name": name, LANE: True}}
 
 
 def _launches(events: Events) -> tuple[Ints, Ints, Ints, Ints]:
