@@ -342,11 +342,11 @@ def import_trace(path: str | PathLike[str], *, tags: Sequence[str] = (), key: st
         UsageError: If there is no such file, or no profile in it.
         InfrastructureError: If the database cannot be used.
     """
+    from dnnamo.profiles.collector import paused_collector
+
     place = os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps the ..)
     if not os.path.exists(place):  # noqa: PTH110
         raise UsageError(f"There is no file {place}.")
-    from dnnamo.profiles.collector import paused_collector
-
     with paused_collector():
         return _imported(place, _words("tags", tags), key)
 

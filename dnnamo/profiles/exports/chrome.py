@@ -4,9 +4,8 @@ What the reader took from a file is written under its old names, so that reading
 nanosecond. Arrows from launches to kernels and from forward operations to backward ones are made anew from the ids and
 links. Events that overlap others of their thread without nesting get lanes of their own next to it, as viewers drop or
 cut such slices (google/perfetto#4280); so do threads whose numbers have more than the 32 bits that Perfetto keeps of
-them. A note in such events lets the reader put them back. Times too long for a float, as
-Unix times are, count from the first event on: viewers would round them to a quarter of a microsecond, and drop slices
-that then overlap.
+them. A note in such events lets the reader put them back. Times too long for a float, as Unix times are, count from the
+first event on: viewers would round them to a quarter of a microsecond, and drop slices that then overlap.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -269,8 +268,8 @@ def _lanes(events: Events, names: Mapping[tuple[str, str], str]) -> tuple[Texts,
     for rows in _tracks(events):
         spans = rows[is_span[rows]]
         numbers = lanes(events.take(spans))
-        process, thread = events.process[rows[0]] or "", events.thread[rows[0]] or ""
-        name = names.get((process, thread), thread)
+        process, thread = events.process[rows[0]], events.thread[rows[0]] or ""
+        name = names.get((process or "", thread), thread)
         overlapping = range(1, int(numbers.max(initial=0)) + 1)
         new = [(f"{name} (overlapping, {number})", spans[numbers == number]) for number in overlapping]
         if not _has_32_bits(thread):
@@ -299,8 +298,8 @@ def _new_lane(threads: list[str]) -> int:
     return lane
 
 
-def _mark(process: str, lane: int, name: str) -> dict[str, Any]:
-    place = {"ph": "M", "pid": int(process) if _is_number(process) else process, "tid": lane}
+def _mark(process: str | None, lane: int, name: str) -> dict[str, Any]:
+    place = {"ph": "M", "pid": int(process) if process and _is_number(process) else process, "tid": lane}
     return {**place, "name": "thread_name", "args": {"name": name, LANE: True}}
 
 
