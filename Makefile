@@ -38,8 +38,8 @@ demo: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target .venv-zoo $(ZOO)
 	touch $@
 
-# What runs a whole cluster, and what kills parts of one, has the machine to itself.
-ALONE := tests/acceptance tests/chaos
+# What runs a whole cluster or a worker, and what kills parts of one, has the machine to itself.
+ALONE := tests/acceptance tests/chaos tests/workers
 
 test: .venv/installed .venv-zoo/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore ,$(ALONE))

@@ -3,6 +3,8 @@ import json
 import logging
 import os
 import re
+import selectors
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +27,7 @@ from dnnamo.records import Bundle, Claim, Outcome
 from dnnamo.records import JobSpec as Spec
 from dnnamo.settings import Settings
 from dnnamo_storage import Renewal, Store
-from dnnamo_workers import supervisor
+from dnnamo_workers import process, supervisor
 from dnnamo_workers.devices import plan
 from dnnamo_workers.embedded import Embedded
 from dnnamo_workers.scratch import Scratch
@@ -224,6 +226,16 @@ def test_a_kill_from_outside_is_no_want_of_memory(store, spec, see_through):
 
     assert job.cause == "signal"
     assert "killed by SIGKILL" in job.message
+
+
+def test_a_process_that_was_reaped_before_anyone_looked_has_ended():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    fd = process._open_process(gone.pid)
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        assert selector.select(timeout=5)
+    os.close(fd)
 
 
 def test_a_signal_without_a_name_is_recorded_by_its_number(store, spec, see_through):

@@ -216,4 +216,6 @@ def _open_process(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
-        return os.open(os.devnull, os.O_RDONLY)
+        ended, other = os.pipe()  # at its end at once; a file such as /dev/null cannot be waited for
+        os.close(other)
+        return ended
