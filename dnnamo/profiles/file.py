@@ -1,15 +1,22 @@
 """The file that a profile's event table is stored as: Parquet, made small rather than common.
 
 It holds no times but the gaps between them, see `dnnamo.profiles.gaps`, which are alike for events of one name. So do
-most other columns say the same of these. That is why the values in each row group stand in the order of the events'
-names, all of one name together; only those columns keep the order of the rows whose values go with it. `name_code`
-has the number of each row's name, in the order of the rows, by which reading puts them back. `parent` follows from
-the times and is left out, and so is what has no value in any row.
+most other columns say the same of these. That is why values stand in the order of the events' names, all of one name
+together; only those columns keep the order of the rows whose values go with it. `name_code` has the number of each
+row's name, in the order of the rows, by which reading puts them back. `parent` follows from the times and is left out,
+and so is what has no value in any row.
+
+Most columns are about one kind of event and have no value in the other rows, and a null in Parquet takes as long to
+write as a value. So there are none: a row group is a single row, in which each column is the list of its values.
+Which rows have one is told by the lengths of runs of those that do not and those that do, by turns and in the order of
+the names; columns of the same rows share them, in a column `there.` and a number. A column of text is the numbers of
+its texts, which stand in the first row group alone, in a column `texts.` and its name.
 
 | format | |
 |---|---|
-| 2 | this one |
-| 1 | `start_ns` and `duration_ns` as they are, all columns in the order of the rows; it is still read |
+| 3 | this one |
+| 2 | a row an event, with nulls; it is still read |
+| 1 | `start_ns` and `duration_ns` as they are, all columns in the order of the rows; it is still read, too |
 """
 
 import zlib
@@ -30,14 +37,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dnnamo.errors import SchemaMismatch
-from dnnamo.profiles.arrow import arrow_of, column_of
-from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts, take
+from dnnamo.profiles.arrow import LEAF, column_of, lists_of, numbers_of, texts_of
+from dnnamo.profiles.events import Column, Events, Ints, Texts, take
 from dnnamo.profiles.gaps import Gaps, gaps_of, order_of, times_of
+from dnnamo.profiles.lists import TEXTS, Lists, Values, spread
 from dnnamo.profiles.nesting import Nesting
 
 __all__ = ["FORMAT", "Part", "Source", "begin_ns", "metadata_of", "read_events", "read_overlapping", "write_events"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file; it stands in each that is written."""
 
 Source = bytes | str | PathLike[str]
@@ -52,7 +60,7 @@ _GAPS = ("closed", "before_start_ns", "before_end_ns")
 _OWN = {_CODE, *_GAPS}
 _TIMES = ("start_ns", "duration_ns")
 _LEFT_OUT = {*_TIMES, "parent"}
-_OF_FILE = ("format", "by_name", "bounds")
+_OF_FILE = ("format", "by_name", "there", "rows", "bounds")
 
 # What goes with the order of the rows: where they ran, and numbers that count up with them.
 _AS_ROWS = frozenset(
@@ -69,14 +77,28 @@ def write_events(events: Events, metadata: Mapping[str, Any], nesting: Nesting |
         metadata: What belongs to the profile as a whole, JSON values.
         nesting: What `events.nest()` gives, if it is known.
     """
+    columns, said = _stored(events, nesting or events.nest())
+    return _parquet(columns, {**said, **metadata})
+
+
+def _stored(events: Events, nesting: Nesting) -> tuple[dict[str, Values], dict[str, Any]]:
+    """Return the columns of the file, and what it says of itself."""
     groups = [slice(at, min(at + _ROWS_A_GROUP, len(events))) for at in range(0, len(events), _ROWS_A_GROUP)]
-    columns, by_name = _stored(events, (nesting or events.nest()).depth, groups)
-    said: dict[str, Any] = {
+    code = events.name.codes.astype(np.int64)
+    lists = Lists(groups, _by_name(code, groups))
+    lists.add(_CODE, code, by_name=False)
+    for name, gaps in _gaps(events, nesting.depth, groups).items():
+        lists.add(name, gaps, by_name=True)
+    for name, column in events.named.items():
+        if name not in _LEFT_OUT:
+            lists.add(name, column, by_name=name not in _AS_ROWS)
+    return lists.columns, {
         "format": FORMAT,
-        "by_name": [name for name in by_name if name not in _GAPS],
+        "by_name": lists.by_name,
+        "there": lists.there,
+        "rows": [rows.stop - rows.start for rows in groups],
         "bounds": [_bounds(events.start_ns[rows], events.end_ns[rows]) for rows in groups],
     }
-    return _parquet(columns, {**said, **metadata})
 
 
 def _bounds(start: Ints, end: Ints) -> tuple[int, int]:
@@ -84,19 +106,13 @@ def _bounds(start: Ints, end: Ints) -> tuple[int, int]:
     return (int(start.min()), int(max(start.max(), end.max()))) if len(start) else (0, 0)
 
 
-def _stored(events: Events, depth: Ints, groups: Sequence[slice]) -> tuple[dict[str, Column], list[str]]:
-    """Return the columns as they stand in the file, and which of them are in the order of the names."""
-    code = events.name.codes.astype(np.int64)
+def _gaps(events: Events, depth: Ints, groups: Sequence[slice]) -> dict[str, Ints]:
+    """Return the times as columns of gaps."""
     gaps = Gaps(*np.empty((len(_GAPS), len(events)), np.int64))
     for rows in _pieces(groups):
         for column, values in zip(gaps, gaps_of(events.start_ns[rows], events.end_ns[rows], depth[rows]), strict=True):
             column[rows] = values
-    counts = {name: _count(column) for name, column in events.named.items() if name not in _LEFT_OUT}
-    given = {name: events.named[name] for name, count in counts.items() if count}
-    columns = dict(zip(_GAPS, gaps, strict=True)) | given
-    by_name = [name for name in columns if name not in _AS_ROWS and counts.get(name, len(events)) >= len(events) / 8]
-    order = _by_name(code, groups)
-    return {_CODE: code, **columns, **{name: take(columns[name], order) for name in by_name}}, by_name
+    return dict(zip(_GAPS, gaps, strict=True))
 
 
 def _pieces(groups: Sequence[slice]) -> list[slice]:
@@ -108,11 +124,6 @@ def _pieces(groups: Sequence[slice]) -> list[slice]:
     ]
 
 
-def _count(column: Column) -> int:
-    """Return how many rows have a value."""
-    return int(np.count_nonzero(column.codes >= 0 if isinstance(column, Texts) else column != NONE))
-
-
 def _by_name(code: Ints, groups: Sequence[slice]) -> Rows:
     """Return the rows of each row group sorted by the number of their name, -1 where they have none."""
     order = np.empty(len(code), np.intp)
@@ -121,28 +132,29 @@ def _by_name(code: Ints, groups: Sequence[slice]) -> Rows:
     return order
 
 
-def _parquet(columns: Mapping[str, Column], said: Mapping[str, Any]) -> bytes:
-    table = pa.table({name: arrow_of(column) for name, column in columns.items()})
-    numbers = {name: column for name, column in columns.items() if not isinstance(column, Texts)}
+def _parquet(columns: Mapping[str, Values], said: Mapping[str, Any]) -> bytes:
+    lists = {name: lists_of(*values) for name, values in columns.items()}
+    schema = pa.schema([pa.field(name, column.type, nullable=False) for name, column in lists.items()])
+    numbers = {name: values.all for name, values in columns.items() if isinstance(values.all, np.ndarray)}
     file = BytesIO()
     with pq.ParquetWriter(
         file,
-        table.schema,
+        schema,
         compression="zstd",
         compression_level=3,
-        use_dictionary=[name for name in columns if name not in numbers],
-        column_encoding={name: _encoding(name, values) for name, values in numbers.items()},
+        use_dictionary=False,
+        column_encoding={LEAF.format(name): _encoding(name, values) for name, values in numbers.items()},
         write_statistics=False,  # they would be most of a small profile's file
         store_schema=False,
     ) as writer:
-        writer.write_table(table, row_group_size=_ROWS_A_GROUP)
+        writer.write_table(pa.table(lists, schema), row_group_size=1)
         writer.add_key_value_metadata({_SAID: _packed(said)})
     return file.getvalue()
 
 
-def _encoding(name: str, values: Ints) -> str:
+def _encoding(name: str, values: NDArray[Any]) -> str:
     """Return how numbers become smallest: as differences if these repeat more than they do, else byte by byte."""
-    is_delta = name in _AS_ROWS or (name not in _OWN and _is_regular(values[values != NONE]))
+    is_delta = name in _AS_ROWS or (name not in _OWN and _is_regular(values))
     return "DELTA_BINARY_PACKED" if is_delta else "BYTE_STREAM_SPLIT"
 
 
@@ -197,7 +209,7 @@ def read_overlapping(source: Source, begin_ns: int, end_ns: int) -> Part:
         groups = [at for at, (first, last) in enumerate(file.bounds) if first < end_ns and last >= begin_ns]
         found = file.read(groups)
         numbers = np.concatenate([np.arange(0), *(np.arange(*file.groups[group]) for group in groups)])
-        whole = file.parquet.metadata.num_rows
+        whole = file.groups[-1][1] if file.groups else 0
     inside = found.overlapping(begin_ns, end_ns)
     return Part(found.events(inside if len(inside) < whole else None), numbers[inside], whole)
 
@@ -266,7 +278,7 @@ class _File:
         """The first row of each row group, and the one after the last."""
         metadata = self.parquet.metadata
         lengths = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-        return list(pairwise(accumulate(lengths, initial=0)))
+        return list(pairwise(accumulate(self.said.get("rows", lengths), initial=0)))
 
     @property
     def bounds(self) -> Sequence[tuple[int, int]]:
@@ -281,24 +293,48 @@ class _File:
 
     def read(self, groups: Sequence[int]) -> _Table:
         """Return the events of some row groups."""
-        table = self.parquet.read_row_groups(groups)
-        columns = {name: column_of(table.column(name)) for name in table.column_names}
         if self.said["format"] == 1:
-            return _Table(columns, (), np.arange(len(table)))
+            flat = self._flat(groups)
+            return _Table(flat, (), np.arange(len(flat["name"])))
         ends = accumulate((last - first for first, last in map(self.groups.__getitem__, groups)), initial=0)
-        return _unpacked(columns, self.said["by_name"], [slice(first, last) for first, last in pairwise(ends)])
+        rows = [slice(first, last) for first, last in pairwise(ends)]
+        columns, by_name = self._flat(groups) if self.said["format"] == 2 else self._lists(groups), self.said["by_name"]
+        code = cast("Ints", columns.pop(_CODE))
+        places = np.empty(len(code), np.intp)
+        places[_by_name(code, rows)] = np.arange(len(code))
+        if self.said["format"] > 2:
+            columns = spread(columns, self.said["there"], by_name, places)
+        gaps = Gaps(*(cast("Ints", take(columns.pop(name), places)) for name in _GAPS))
+        return _Table({**columns, **_times(gaps, rows)}, by_name, places)
+
+    def _flat(self, groups: Sequence[int]) -> dict[str, Column]:
+        """Return the columns of some row groups that have a row an event."""
+        table = self.parquet.read_row_groups(groups)
+        return {name: column_of(table.column(name)) for name in table.column_names}
+
+    def _lists(self, groups: Sequence[int]) -> dict[str, Column]:
+        """Return the values of the columns of lists in some row groups."""
+        names = self.parquet.schema_arrow.names
+        texts = [name for name in names if name.startswith(TEXTS)]
+        table = self.parquet.read_row_groups(groups, [name for name in names if name not in texts])
+        head = self.parquet.read_row_groups([0][: len(self.groups)], texts)
+        columns: dict[str, Column] = {}
+        for name in table.column_names:
+            numbers = numbers_of(table.column(name))
+            columns[name] = (
+                Texts(numbers, texts_of(head.column(TEXTS + name)))
+                if TEXTS + name in texts
+                else numbers.astype(np.int64)
+            )
+        return columns
 
 
-def _unpacked(columns: dict[str, Column], by_name: Sequence[str], groups: Sequence[slice]) -> _Table:
-    """Undo what `_stored` did to the times, and find out what it did to the order."""
-    code = cast("Ints", columns.pop(_CODE))
-    places = np.empty(len(code), np.intp)
-    places[_by_name(code, groups)] = np.arange(len(code))
-    gaps = Gaps(*(cast("Ints", take(columns.pop(name), places)) for name in _GAPS))
-    start, end = np.empty((2, len(code)), np.int64)
+def _times(gaps: Gaps, groups: Sequence[slice]) -> dict[str, Ints]:
+    """Undo what `_gaps` did."""
+    start, end = np.empty((2, len(gaps.closed)), np.int64)
     for rows in _pieces(groups):
         start[rows], end[rows] = times_of(Gaps(*(column[rows] for column in gaps)))
-    return _Table(columns | dict(zip(_TIMES, (start, end - start), strict=True)), by_name, places)
+    return dict(zip(_TIMES, (start, end - start), strict=True))
 
 
 @contextmanager
@@ -312,7 +348,8 @@ def _opened(source: Source) -> Iterator[_File]:
             f"{what} is of format {said['format']}, and this version of Dnnamo reads formats up to {FORMAT}. "
             "A later version wrote it: upgrade Dnnamo to read it."
         )
-    texts = [column.name for column in schema if not pa.types.is_integer(column.type)]
+    # Later formats have no columns of texts as long as the table.
+    texts = [field.name for field in schema if said["format"] < 3 and not pa.types.is_integer(field.type)]
     with pq.ParquetFile(_input(source), metadata=metadata, read_dictionary=texts) as file:
         yield _File(file, said)
 

@@ -37,3 +37,12 @@ def test_texts_are_found_by_what_they_are():
     assert found.take(np.array([2, 1])).to_list() == ["b", None]
     assert Texts.concat([found, Texts.of([]), Texts.of([None, "b"])]).to_list() == [*found.to_list(), None, "b"]
     assert Texts.same(None, 2).to_list() == [None, None]
+
+
+def test_texts_are_found_however_many_of_them_are_wanted():
+    given = [f"op {number}" if number % 9 else None for number in range(50)]
+    found = Texts.of(given)
+
+    for least in (51, 47, 20, 0):
+        wanted = {f"op {number}" for number in range(least, 50)}
+        assert found.where(wanted.__contains__).tolist() == [text in wanted for text in given]

@@ -17,7 +17,7 @@ from dnnamo.profiles.window import window
 from tests.profiles.rows import kernel, row, same, table
 
 SAID = {"source": "test", "base_ns": 5, "header": {"deviceProperties": [{"name": "H100"}]}}
-OLD = Path(__file__).parent / "data" / "events-format-1.parquet"
+DATA = Path(__file__).parent / "data"
 
 
 def test_a_file_gives_back_the_table_and_what_was_said(events):
@@ -109,7 +109,24 @@ def test_a_file_of_several_row_groups_is_one_table(tmp_path):
     assert same(read_events(path)[0], many)
 
 
-def test_a_file_of_the_first_format_is_read():
+def test_columns_with_values_in_the_same_rows_share_what_tells_the_rows():
+    count = 100
+    some = np.where(np.arange(count) % 3 == 0, np.arange(count), NONE)
+    others = np.where(np.arange(count) % 5 == 0, np.arange(count), NONE)
+    columns = {"name": Texts.of(f"op {at % 4}" for at in range(count)), "start_ns": np.arange(count)}
+    args = {"a": some, "b": -some, "c": others, "d": Texts.of("x" if at != NONE else None for at in some.tolist())}
+    events = Events.of({**columns, "duration_ns": np.zeros(count, np.int64)}, args)
+
+    file = write_events(events, {})
+
+    names = pq.ParquetFile(pa.BufferReader(file)).schema_arrow.names
+    assert [name for name in names if name.startswith("there.")] == ["there.0", "there.1"]
+    assert same(read_events(file)[0], events)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_of_an_earlier_format_is_read(number):
+    file = DATA / f"events-format-{number}.parquet"
     rows = [
         row("step", 0, 100, category="user_annotation"),
         row("a", 10, 40),
@@ -120,13 +137,13 @@ def test_a_file_of_the_first_format_is_read():
         kernel("gemm", 70, 90, operation=5),
     ]
 
-    found, metadata = read_events(OLD)
+    found, metadata = read_events(file)
 
     assert same(found, link(table(*rows)))
-    assert metadata == metadata_of(OLD) == {"source": "test", "base_ns": 5}
-    assert begin_ns(OLD) == 0
-    assert window(OLD, start_ns=46, end_ns=55).name.to_list() == ["step", "c", "other"]
-    assert window(OLD.read_bytes(), start_ns=96).name.to_list() == ["step"]
+    assert metadata == metadata_of(file) == {"source": "test", "base_ns": 5}
+    assert begin_ns(file) == 0
+    assert window(file, start_ns=46, end_ns=55).name.to_list() == ["step", "c", "other"]
+    assert window(file.read_bytes(), start_ns=96).name.to_list() == ["step"]
 
 
 @pytest.mark.parametrize("as_path", [False, True])
@@ -137,7 +154,7 @@ def test_a_file_of_a_later_format_is_refused(tmp_path, as_path):
     source = path if as_path else path.read_bytes()
 
     for read in (read_events, metadata_of, begin_ns, window):
-        with pytest.raises(SchemaMismatch, match=r"format 3, .* formats up to 2\..*upgrade Dnnamo") as raised:
+        with pytest.raises(SchemaMismatch, match=r"format 4, .* formats up to 3\..*upgrade Dnnamo") as raised:
             read(source)
         assert (str(path) in str(raised.value)) == as_path
 
@@ -148,6 +165,8 @@ def test_what_a_file_says_of_itself_is_not_in_its_metadata(events):
     assert msgspec.json.decode(module.zlib.decompress(module.b64decode(said))).keys() - SAID.keys() == {
         "format",
         "by_name",
+        "there",
+        "rows",
         "bounds",
     }
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dnnamo.profiles import file as file_module
@@ -69,15 +70,18 @@ def test_links_lead_to_rows_of_the_window(file):
 def test_only_row_groups_are_read_that_may_hold_some(monkeypatch):
     monkeypatch.setattr(file_module, "_ROWS_A_GROUP", 10)
     file = write_events(table(*[row("op", start, start + 5) for start in range(0, 10_000, 10)]), {})
-    read = []
+    read, real = [], pq.ParquetFile.read_row_groups
     monkeypatch.setattr(
-        "pyarrow.parquet.ParquetFile.read_row_groups",
-        lambda self, groups: read.append(groups) or self.read().slice(0, 0),
+        pq.ParquetFile,
+        "read_row_groups",
+        lambda self, groups, columns: read.append((groups, columns)) or real(self, groups, columns),
     )
 
-    window(file, start_ns=5_000, end_ns=5_050)
+    found = window(file, start_ns=5_000, end_ns=5_050)
 
-    assert read == [[50]]
+    assert found.start_ns.tolist() == [5_000, 5_010, 5_020, 5_030, 5_040]
+    assert [groups for groups, columns in read if "name" in columns] == [[50]]
+    assert all(name.startswith("texts.") for groups, columns in read if groups != [50] for name in columns)
 
 
 def test_the_begin_is_that_of_the_first_event(file):
