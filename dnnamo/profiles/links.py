@@ -204,17 +204,20 @@ def _layer_marks(events: Events, nesting: Nesting) -> tuple[NDArray[np.int32], l
 
 def _module_paths(events: Events, nesting: Nesting, marks: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[str]]:
     """Return codes and paths of calls of modules that a Python trace names by class and number, the outermost first."""
-    codes, paths = np.full(len(events), -1, np.int32), dict[str, int]()
+    codes = np.full(len(events), -1, np.int32)
     within = np.full(len(events), -1)
     within[marks] = marks
     within = nesting.inherited(within)
     parent = nesting.parent[marks]
     outer = np.where(parent == NONE, -1, within[np.maximum(parent, 0)])
     names = [name.removeprefix(_MODULE_MARK) for name in events.name.values]
-    path_of, found = {-1: ""}, []
+    path_of, paths = {-1: ""}, dict[tuple[str, int], str]()
     # Sorted, so that what is around a call comes before it.
     for row, around, name in zip(marks.tolist(), outer.tolist(), events.name.codes[marks].tolist(), strict=True):
-        path = path_of[row] = f"{path_of[around]}.{names[name]}".removeprefix(".")
-        found.append(paths.setdefault(path, len(paths)))
-    codes[marks] = found
-    return codes, list(paths)
+        call = path_of[around], name
+        if call not in paths:
+            paths[call] = f"{call[0]}.{names[name]}".removeprefix(".")
+        path_of[row] = paths[call]
+    found = Texts.of(path_of[row] for row in marks.tolist())
+    codes[marks] = found.codes
+    return codes, found.values

@@ -21,6 +21,9 @@ __all__ = ["CHUNK", "Damaged", "TraceText", "unpacked"]
 CHUNK = 1 << 19
 """Bytes of text read at once, and so about the size of a piece."""
 
+_FIRST_CHUNK = 1 << 15
+"""The first ones are smaller: what stands there, such as names of threads, fits no event, and its piece comes again."""
+
 _GZIP, _ZIP, _MARK = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
 _LIST = re.compile(rb'"traceEvents"\s*:\s*\[')
 _BORDER = re.compile(rb"\}\s*,\s*\{")
@@ -59,8 +62,10 @@ def unpacked(file: BinaryIO, damage: list[str]) -> Iterator[bytes]:
 
 
 def _raw(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK):
+    size = min(_FIRST_CHUNK, CHUNK)
+    while chunk := file.read(size):
         yield chunk
+        size = min(2 * size, CHUNK)
 
 
 def _gunzipped(file: BinaryIO, damage: list[str]) -> Iterator[bytes]:
