@@ -1,31 +1,41 @@
-"""Imports a trace into the SQLite file of the data folder; prints what it took as JSON.
+"""Runs `dnnamo import` for a trace and the SQLite file of the data folder; prints what it took as JSON.
 
 `benchmarks.profiles` runs it in a process of its own: `python -m benchmarks.store_trace FIRST FILE`. Only the second
 counts: the first has everything loaded and the database ready.
 """
 
+import json
 import os
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import dnnamo
 from benchmarks.peers.measured import Watch
+from dnnamo.cli import app
 from dnnamo.records import EVENTS_NAME
 
 
 def main() -> None:
     """Import both files."""
     first, file = sys.argv[1:]
-    dnnamo.import_trace(first)
+    run_import(first)
     before = database_bytes()
     with Watch() as watch:
-        job = dnnamo.import_trace(file)
+        job = dnnamo.job(run_import(file))
     sizes = {artifact.name: artifact.size for artifact in job.artifacts}
     watch.report(
         events=job.profile.record.events, events_bytes=sizes[EVENTS_NAME], stored_bytes=database_bytes() - before
     )
+
+
+def run_import(file: str) -> int:
+    """Do what the command does in a process of its own; return the job's id."""
+    with redirect_stdout(StringIO()) as printed:
+        app(["import", file, "-o", "json"], standalone_mode=False)
+    return int(json.loads(printed.getvalue())[0]["id"])
 
 
 def database_bytes() -> int:

@@ -1,5 +1,6 @@
 """`import`, `export`: profiles from elsewhere, and for elsewhere."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,9 @@ def import_(
     output: Output = Format.table,
 ) -> None:
     """Store the profiles in files from elsewhere, each as a job; needs neither broker nor framework."""
+    # Arrow's own allocator takes new memory for each column of a table, 15 MB for a common profile; it is chosen as
+    # Arrow is loaded, for a whole process, and so not where a library is.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     rows, refused = [], []
     for file in files:
         try:
