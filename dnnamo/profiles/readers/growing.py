@@ -81,7 +81,7 @@ class Codes(dict[Any, int]):
         # Not through Arrow, which is no faster and imports pandas, if there is one, as soon as it is given a list.
         if _all_same(keys):
             return np.full(len(keys), self[keys[0]], np.int32)
-        return np.fromiter(map(self.__getitem__, keys), np.int32, len(keys))
+        return np.frombuffer(struct.pack(f"{len(keys)}i", *map(self.__getitem__, keys)), np.int32)
 
 
 class Coded(Numbers):

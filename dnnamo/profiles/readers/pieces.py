@@ -158,10 +158,15 @@ class TraceText:
         self._close(before)
 
     def _fill(self) -> None:
+        self._append(self._next())
+
+    def _next(self) -> bytes:
         chunk = next(self._chunks, None)
         self._ended = chunk is None
-        if chunk:
-            self._text = self._text + chunk if self._text else chunk
+        return chunk or b""
+
+    def _append(self, chunk: bytes) -> None:
+        self._text = self._text + chunk if self._text else chunk
 
     def _drop(self, count: int) -> None:
         self._text = self._text[count:]
@@ -199,7 +204,10 @@ class TraceText:
         """Hand over what there is up to the last border; return whether that was all."""
         self._drop(_between(self._text))  # now, as later it would take a copy of all that comes
         if not self._ended:
-            self._fill()
+            chunk = self._next()
+            if self._take_with(chunk, take):
+                return False
+            self._append(chunk)
             self._drop(_between(self._text))
         text, end = self._text, len(self._text)
         for _ in range(0 if self._ended else _CANDIDATES):
@@ -209,6 +217,19 @@ class TraceText:
             if self._hand_over(take, end):
                 return False
         return self._take_carefully(take)
+
+    def _take_with(self, chunk: bytes, take: Callable[[bytes], int]) -> bool:
+        """Hand over what there is and the next chunk up to its last border, which saves a copy of both together."""
+        end = _last_border(chunk, len(chunk))
+        if not end:
+            return False
+        try:
+            self.events += take(b"".join((b"[", self._text, memoryview(chunk)[:end], b"]")))
+        except msgspec.DecodeError:
+            return False
+        self._offset += len(self._text) + end
+        self._text = chunk[end:]
+        return True
 
     def _hand_over(self, take: Callable[[bytes], int], end: int) -> bool:
         try:
