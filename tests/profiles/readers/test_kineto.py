@@ -245,8 +245,8 @@ def test_what_was_asked_for_is_there():
     assert events.name.equal("[memory]").any()
     assert events.category.equal("python_function").any()
     assert ours.peak_bytes["cpu"] > 0
-    (addmm, *_) = (row for row in ours.operations["shape"] if row.name == "aten::addmm")
-    assert addmm.shapes[0] == [16]
+    # Of the three layers any may have taken longest, and so come first.
+    assert sorted(row.shapes[0] for row in ours.operations["shape"] if row.name == "aten::addmm") == [[10], [16], [16]]
 
 
 def test_a_profile_whose_trace_was_exported_is_read_all_the_same(tmp_path):
