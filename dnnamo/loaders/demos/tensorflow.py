@@ -5,6 +5,7 @@ from dnnamo.loaders.demos import check_sizes
 
 import keras  # isort: skip (after KerasModel, which tells what to install where TensorFlow is missing)
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 __all__ = ["keras_cnn", "keras_mlp"]
@@ -49,6 +50,7 @@ def keras_cnn(batch: int = 32) -> KerasModel:
     return KerasModel(network, lambda: data, optimizer=keras.optimizers.SGD(0.05, momentum=0.9))
 
 
-def _data(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+def _data(*shape: int) -> tuple[tf.Tensor, tf.Tensor]:
     random = np.random.default_rng(0)
-    return random.standard_normal(shape, dtype=np.float32), random.integers(10, size=shape[0])
+    inputs, targets = random.standard_normal(shape, dtype=np.float32), random.integers(10, size=shape[0])
+    return tf.convert_to_tensor(inputs), tf.convert_to_tensor(targets)
