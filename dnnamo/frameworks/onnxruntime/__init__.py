@@ -28,6 +28,7 @@ from dnnamo.frameworks.onnxruntime.layers import layers_of
 from dnnamo.frameworks.onnxruntime.sessions import compute, has_cuda, make_session, set_threads, thread_count
 from dnnamo.frameworks.onnxruntime.sources import Source
 from dnnamo.frameworks.onnxruntime.weights import arrays, with_weights
+from dnnamo.frameworks.outputs import Outputs
 
 if TYPE_CHECKING:
     from dnnamo.profiles.readers.onnxruntime import SessionProfile
@@ -102,8 +103,9 @@ class OnnxModel(Model):
 
     def run_inference(self, n_steps: int = 1) -> list[Any]:
         """Return the outputs for `n_steps` batches: the array of the only one, or a tuple of them."""
-        self._session = self._session or make_session(self._source.loadable(), name=self._source.name)
-        return [self._step(self._session) for _ in range(n_steps)]
+        session = self._session = self._session or make_session(self._source.loadable(), name=self._source.name)
+        outputs = Outputs(_map_outputs, lambda output: output)
+        return outputs.arrays([outputs.keep(self._step(session)) for _ in range(n_steps)])
 
     def profile_inference(self, n_steps: int = 1) -> "SessionProfile":
         """Return what ONNX Runtime's profiler wrote of `n_steps` steps, in a session of their own."""
@@ -153,6 +155,10 @@ class OnnxModel(Model):
     def _random_batch(self) -> dict[str, Array]:
         self._random = self._random or random_batch(self._inputs, self._sizes)
         return self._random
+
+
+def _map_outputs(function: Callable[[Any], Any], outputs: Any) -> Any:
+    return tuple(map(function, outputs)) if isinstance(outputs, tuple) else function(outputs)
 
 
 def libraries() -> dict[str, str]:

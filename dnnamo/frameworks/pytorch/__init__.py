@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._pytree import tree_map
 
 from dnnamo.frameworks.batches import Batches
-from dnnamo.frameworks.pytorch.arrays import to_numpy, to_tensor
+from dnnamo.frameworks.outputs import Outputs, forgotten
+from dnnamo.frameworks.pytorch.arrays import as_numpy, to_numpy, to_tensor
 from dnnamo.frameworks.pytorch.graphs import graph_file, graph_of
 from dnnamo.frameworks.pytorch.intermediates import TorchDraws, left_as_it_was, tapped
 from dnnamo.frameworks.pytorch.layers import is_compiled, marked_layers, uncompiled
@@ -139,7 +140,8 @@ class TorchModel(Model):
 
     def run_inference(self, n_steps: int = 1) -> list[Any]:
         """Return the outputs for `n_steps` batches, tensors as numpy arrays."""
-        return self._run(self._infer, n_steps)
+        outputs = Outputs(tree_map, _to_array)
+        return outputs.arrays(self._run(lambda *given: outputs.keep(self._infer(*given)), n_steps))
 
     def run_training(self, n_steps: int = 1) -> list[tuple[float, float | None]]:
         """Train on `n_steps` batches; return loss and score of each."""
@@ -194,7 +196,7 @@ class TorchModel(Model):
             with_stack="stacks" in wanted,
         )
         with self._marked_layers(), profiler:
-            self._run(one_step, n_steps, mark=lambda index: record_function(f"{STEP_MARK}{index}"))
+            self._run(forgotten(one_step), n_steps, mark=lambda index: record_function(f"{STEP_MARK}{index}"))
         return profiler
 
     def _activities(self) -> list[ProfilerActivity]:
@@ -213,7 +215,7 @@ class TorchModel(Model):
         with torch.inference_mode(), step(), mark, self._computation.autocast():
             outputs = self._computation.network(*args, **kwargs)
             self._synchronise()
-        return tree_map(to_numpy, outputs)
+        return outputs
 
     def _train(self, batch: Batch, mark: AbstractContextManager[Any]) -> tuple[float, float | None]:
         batches = [batch, *(self._batch() for _ in range(self._computation.accumulate - 1))]
@@ -258,6 +260,10 @@ class TorchModel(Model):
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self._module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def _to_array(value: Any) -> Any:
+    return as_numpy(value) if isinstance(value, torch.Tensor) else value
 
 
 def _own(value: Any) -> Any:

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 
 from dnnamo.frameworks.batches import Batches, PlainDraws
+from dnnamo.frameworks.outputs import Outputs, forgotten
 from dnnamo.frameworks.tensorflow.graphs import graph_file, graph_of, name_weights
 from dnnamo.frameworks.tensorflow.intermediates import left_as_it_was, tapped
 from dnnamo.frameworks.tensorflow.setup import set_up
@@ -139,11 +140,12 @@ class KerasModel(Model):
 
     def run_inference(self, n_steps: int = 1) -> list[Any]:
         """Return the outputs for `n_steps` batches, tensors as numpy arrays."""
-        return self._run(self._infer, n_steps)
+        outputs = Outputs(tf.nest.map_structure, _to_array)
+        return outputs.arrays(self._run(lambda *given: outputs.keep(self._infer(*given)), [nullcontext] * n_steps))
 
     def run_training(self, n_steps: int = 1) -> list[tuple[float, float | None]]:
         """Train on `n_steps` batches; return loss and score of each."""
-        return self._run(self._train, n_steps)
+        return self._run(self._train, [nullcontext] * n_steps)
 
     def profile_inference(self, n_steps: int = 1) -> bytes:
         """Return the XSpace of `n_steps` inference steps, serialized."""
@@ -182,10 +184,7 @@ class KerasModel(Model):
                 self._forward(inputs)
         return kept
 
-    def _run(self, one_step: OneStep, n_steps: int) -> list[Any]:
-        return self._repeat(one_step, [nullcontext] * n_steps)
-
-    def _repeat(self, one_step: OneStep, marks: list[Mark]) -> list[Any]:
+    def _run(self, one_step: OneStep, marks: list[Mark]) -> list[Any]:
         # Looked up here and not in each step: it takes 15 us there, 1 % of a step of demo:keras_cnn.
         self._asynchronous = self._has_gpu or not tf.config.experimental.get_synchronous_execution()
         return [one_step(self._batch(), mark) for mark in marks]
@@ -194,14 +193,14 @@ class KerasModel(Model):
         mark = partial(tf.profiler.experimental.Trace, name, _r=1)
         with tempfile.TemporaryDirectory(prefix="dnnamo-trace-") as folder:
             with _profiler(folder):
-                self._repeat(one_step, [partial(mark, step_num=index) for index in range(n_steps)])
+                self._run(forgotten(one_step), [partial(mark, step_num=index) for index in range(n_steps)])
             return _newest_trace(Path(folder)).read_bytes()
 
     def _infer(self, batch: Batch, mark: Mark) -> Any:
         with step(), mark():
             outputs = self._inference_step(batch[0])
             self._synchronise()
-        return tf.nest.map_structure(_to_array, outputs)
+        return outputs
 
     def _train(self, batch: Batch, mark: Mark) -> tuple[float, float | None]:
         batches = [batch, *(self._batch() for _ in range(self._accumulate - 1))]
