@@ -32,8 +32,8 @@ __all__ = [
 MAX_ARTIFACT_BYTES = 512 * 2**20
 """Size of the largest artifact; both databases have their own limit at 1 GB for a row with everything around it."""
 
-_SMALL_BYTES = 64 * 2**10
-"""Size up to which sending bytes that are there already costs less than asking whether they are."""
+_SMALL_BYTES = {"postgresql": 64 * 2**10}
+"""Size up to which sending bytes that are there already costs less than asking whether they are; SQLite is sent none."""
 
 
 def digest_of(data: bytes) -> str:
@@ -76,9 +76,13 @@ def keep(connection: Connection, contents: Iterable[bytes]) -> None:
         connection.execute(insert_or_ignore(connection.dialect.name, artifacts), row)
 
 
-def large(contents: Iterable[bytes]) -> list[bytes]:
+def large(connection: Connection, contents: Iterable[bytes]) -> list[bytes]:
     """Return those that are better kept one by one."""
-    return [data for data in contents if len(data) > _SMALL_BYTES]
+    return [data for data in contents if not _is_small(connection, data)]
+
+
+def _is_small(connection: Connection, data: bytes) -> bool:
+    return len(data) <= _SMALL_BYTES.get(connection.dialect.name, len(data))
 
 
 def attachment(connection: Connection, named: Sequence[Artifact], contents: Mapping[str, bytes]) -> Writes:
@@ -86,7 +90,7 @@ def attachment(connection: Connection, named: Sequence[Artifact], contents: Mapp
     if not named:
         return {}
     dialect = connection.dialect.name
-    small = {digest_of(data): data for data in contents.values() if len(data) <= _SMALL_BYTES}
+    small = {digest_of(data): data for data in contents.values() if _is_small(connection, data)}
     rows = [[artifact.name, artifact.media_type, digest_of(contents[artifact.name])] for artifact in named]
     return {
         **{_store(dialect, n): _numbered(n, *item) for n, item in enumerate(sorted(small.items()))},

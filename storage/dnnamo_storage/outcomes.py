@@ -21,7 +21,7 @@ def record(
     connection: Connection, claim: Claim, outcome: Outcome, *, state: State, contents: Mapping[str, bytes]
 ) -> bool:
     """Write all of the outcome if the claim holds, nothing of it otherwise; return which."""
-    large = artifacts.large(contents.values())
+    large = artifacts.large(connection, contents.values())
     if large and life.lock(connection, claim):
         artifacts.keep(connection, large)
     row = _end(connection, claim, outcome, state, artifacts.attachment(connection, outcome.artifacts, contents))
