@@ -1,6 +1,7 @@
 """From a recording to the profile that is stored: link the events, add them up, judge them."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -38,8 +39,10 @@ def stored_form(
     """
     nesting = recording.events.nest()
     events = link(recording.events, nesting)
-    profile = _profile(recording, events, nesting, overhead=overhead, counted=counted, evidence=evidence)
-    return profile, events_file(recording, events, nesting)
+    with ThreadPoolExecutor(1) as thread:  # NumPy and Arrow mostly hold no lock
+        file = thread.submit(events_file, recording, events, nesting)
+        profile = _profile(recording, events, nesting, overhead=overhead, counted=counted, evidence=evidence)
+        return profile, file.result()
 
 
 def profile_of(

@@ -29,6 +29,7 @@ import pyarrow as pa
 from dnnamo.profiles.arrow import arrow_of, column_of
 from dnnamo.profiles.columns import NONE, Column, Ints, Texts, nothing, rows_of
 from dnnamo.profiles.nesting import Nesting, nest
+from dnnamo.profiles.sparse import Sparse, SparseColumns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +99,7 @@ class Events:
     launcher: Ints
     forward: Ints
     layer: Texts
-    args: dict[str, Column] = field(default_factory=dict)
+    args: Mapping[str, Column] = field(default_factory=dict)
 
     @classmethod
     def of(cls, columns: Mapping[str, Column], args: Mapping[str, Column]) -> Events:
@@ -109,7 +110,7 @@ class Events:
         count = len(columns["name"])
         given = {"phase": Texts.same("X", count), **columns}
         whole = {name: given.get(name, _EMPTY[name](count)) for name in _EMPTY}
-        return cls(**whole, args=dict(args))._sorted()  # type: ignore[arg-type]
+        return cls(**whole, args=args)._sorted()  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -166,6 +167,12 @@ class Events:
     def named(self) -> dict[str, Column]:
         """All columns by the names that they have in files: `args.` before those of `args`."""
         return self.columns | {_ARGS + name: column for name, column in self.args.items()}
+
+    @property
+    def kept(self) -> Mapping[str, Column | Sparse]:
+        """All columns by the same names, as they are kept."""
+        args = self.args.kept if isinstance(self.args, SparseColumns) else self.args
+        return self.columns | {_ARGS + name: column for name, column in args.items()}
 
     @classmethod
     def from_named(cls, columns: Mapping[str, Column], count: int) -> Events:

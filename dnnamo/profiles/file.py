@@ -89,7 +89,7 @@ def _stored(events: Events, nesting: Nesting) -> tuple[dict[str, Values], dict[s
     lists.add(_CODE, code, by_name=False)
     for name, gaps in _gaps(events, nesting.depth, groups).items():
         lists.add(name, gaps, by_name=True)
-    for name, column in events.named.items():
+    for name, column in events.kept.items():
         if name not in _LEFT_OUT:
             lists.add(name, column, by_name=name not in _AS_ROWS)
     return lists.columns, {

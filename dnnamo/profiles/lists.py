@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnamo.profiles.columns import NONE, Column, Ints, Texts
+from dnnamo.profiles.sparse import Sparse
 
 __all__ = ["TEXTS", "Lists", "Values", "spread"]
 
@@ -56,9 +57,13 @@ class Lists:
         self.by_name: list[str] = []
         self._groups, self._order = groups, order
         self._known: dict[bytes, _There] = {}
+        self._sparse: dict[int, tuple[_There, Rows]] = {}
 
-    def add(self, name: str, column: Column, *, by_name: bool) -> None:
+    def add(self, name: str, column: Column | Sparse, *, by_name: bool) -> None:
         """Add a column, unless it is one without values."""
+        if isinstance(column, Sparse):
+            self._add_sparse(name, column, by_name=by_name)
+            return
         values, has = (column.codes, column.codes >= 0) if isinstance(column, Texts) else (column, column != NONE)
         count = np.count_nonzero(has)
         if count == 0 < len(has):
@@ -69,6 +74,27 @@ class Lists:
             there = self._there(has)
             self._put(name, values[there.rows if by_name else has], there.lengths)
             self.there[name] = there.number
+        self._note(name, column, by_name=by_name)
+
+    def _add_sparse(self, name: str, column: Sparse, *, by_name: bool) -> None:
+        there, order = self._of_rows(column)
+        values = column.values.codes if isinstance(column.values, Texts) else column.values
+        self._put(name, values[order] if by_name else values, there.lengths)
+        self.there[name] = there.number
+        self._note(name, column.values, by_name=by_name)
+
+    def _of_rows(self, column: Sparse) -> "tuple[_There, Rows]":
+        """Return what is known of a set of rows, and their order by name."""
+        key = id(column.rows)  # of this array alone, as long as the table is there
+        if key not in self._sparse:
+            has, place = np.zeros(column.count, np.bool_), np.empty(column.count, np.intp)
+            has[column.rows] = True
+            place[column.rows] = np.arange(len(column.rows))
+            there = self._there(has)
+            self._sparse[key] = there, place[there.rows]
+        return self._sparse[key]
+
+    def _note(self, name: str, column: Column, *, by_name: bool) -> None:
         if by_name:
             self.by_name.append(name)
         if isinstance(column, Texts):

@@ -80,7 +80,7 @@ def summarised(events: Events, resolution_ns: int) -> Events:
         kept,
         name=Texts(_put(kept.name.codes, at, _dominant(events, short, group)), kept.name.values),
         duration_ns=_put(kept.duration_ns, at, last - events.start_ns[heads]),
-        args=kept.args | {name: _put(nothing(len(rows)), at, values) for name, values in said.items()},
+        args={**kept.args, **{name: _put(nothing(len(rows)), at, values) for name, values in said.items()}},
     )
 
 

@@ -33,7 +33,7 @@ MAX_ARTIFACT_BYTES = 512 * 2**20
 """Size of the largest artifact; both databases have their own limit at 1 GB for a row with everything around it."""
 
 _SMALL_BYTES = {"postgresql": 64 * 2**10}
-"""Size up to which sending bytes that are there already costs less than asking whether they are; SQLite is sent none."""
+"""Size up to which to send bytes that are there already costs less than to ask whether they are; none go to SQLite."""
 
 
 def digest_of(data: bytes) -> str:

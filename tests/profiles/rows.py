@@ -62,7 +62,7 @@ def recording(*rows: dict[str, Any], **facts: Any) -> Recording:
 def same(a: Events, b: Events) -> bool:
     lists = [
         {name: column.to_list() if isinstance(column, Texts) else column.tolist() for name, column in columns.items()}
-        for columns in (a.columns | a.args, b.columns | b.args)
+        for columns in ({**a.columns, **a.args}, {**b.columns, **b.args})
     ]
     return lists[0] == lists[1] and list(a.args) == list(b.args)
 

@@ -19,7 +19,7 @@ from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts
 from dnnamo.profiles.lanes import lanes
 from dnnamo.profiles.links import DEVICE_WORK, RUNTIME
 from dnnamo.profiles.readers.chrome import ALL, BESIDE, LANE, LAYER, MOVED, NAMES, NULL, SOURCE, THREAD
-from dnnamo.profiles.readers.growing import EXACT_NS
+from dnnamo.profiles.readers.growing import EXACT_US
 
 __all__ = ["write"]
 
@@ -58,7 +58,7 @@ def _moved_ns(events: Events) -> int:
     if not len(events):
         return 0
     first, last = int(events.start_ns.min()), int(events.end_ns.max())
-    return first if max(-first, last) >= EXACT_NS else 0
+    return first if max(-first, last) >= 1000 * EXACT_US else 0
 
 
 def _header(metadata: Mapping[str, Any], moved: int) -> dict[str, Any]:

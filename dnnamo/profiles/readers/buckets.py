@@ -19,16 +19,17 @@ from msgspec import Raw
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from dnnamo.profiles.events import NONE, Ints
+from dnnamo.profiles.events import NONE
 from dnnamo.profiles.readers.growing import (
-    EXACT_NS,
+    EXACT_US,
     Coded,
     Codes,
     Numbers,
     Rows,
+    Times,
     Together,
     exact_ns,
-    floats_ns,
+    floats,
     integers,
 )
 
@@ -136,7 +137,7 @@ class _Inexact(Exception):
     """Raised when starts of a piece cannot be read exactly as floats."""
 
 
-_Block = tuple[Numbers, Rows, NDArray[Any]]
+_Block = tuple[Numbers | Times, Rows, NDArray[Any]]
 
 
 class Builder:
@@ -155,7 +156,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.count = 0
-        self.start_ns, self.duration_ns = Numbers(), Numbers()
+        self.start_ns, self.duration_ns = Times(), Times()
         self.texts = {name: Coded() for name in ("name", "category", "phase", "process", "thread")}
         self.whole: dict[str, Numbers] = {}
         self.json: dict[str, Coded] = {}
@@ -229,7 +230,7 @@ class Builder:
         texts = self.texts
         yield texts["phase"], rows, self._ids["phase"].of(phases)
         yield self.start_ns, rows, self._starts(starts)
-        yield self.duration_ns, rows, floats_ns(durations)
+        yield self.duration_ns, rows, floats(durations)
         yield texts["name"], rows, texts["name"].codes(names)
         yield texts["process"], rows, self._ids["process"].of(processes)
         yield texts["thread"], rows, self._ids["thread"].of(threads)
@@ -284,13 +285,13 @@ class Builder:
         column = self.json.setdefault(name, Coded())
         return column, rows, column.codes_of_json(values)
 
-    def _starts(self, values: Sequence[Any]) -> Ints:
+    def _starts(self, values: Sequence[Any]) -> NDArray[Any]:
         if self._exact:
             return exact_ns(values)
-        ns = floats_ns(values)
-        if ns.max() >= EXACT_NS or ns[ns != NONE].min(initial=0) <= -EXACT_NS:
+        us = floats(values)
+        if (np.abs(us) >= EXACT_US).any():
             raise _Inexact
-        return ns
+        return us
 
     def _learn(self, piece: bytes, *, all_of_it: bool = False) -> bytes:
         """Widen the buckets to what a piece holds; return it without what cannot be an event."""

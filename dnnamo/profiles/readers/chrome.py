@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,9 +20,10 @@ from dnnamo.errors import UsageError
 from dnnamo.profiles.collector import paused_collector
 from dnnamo.profiles.events import NONE, Column, Events, Ints, Texts
 from dnnamo.profiles.readers.buckets import ALL, CATEGORY, Builder, is_whole
-from dnnamo.profiles.readers.growing import Coded
+from dnnamo.profiles.readers.growing import Coded, Numbers, Placing
 from dnnamo.profiles.readers.pieces import Damaged, TraceText, unpacked
 from dnnamo.profiles.recording import Recording
+from dnnamo.profiles.sparse import Sparse, SparseColumns
 
 __all__ = [
     "ALL",
@@ -88,6 +90,8 @@ _LARGEST_MOVE_NS = 1 << 62
 _SHORTEST_NS = 20
 """Events that follow each other faster than this on the whole have no microseconds as times."""
 
+_FEW = 0.5
+"""Part of the events up to which those with an argument are few."""
 
 Mask = NDArray[np.bool_]
 
@@ -203,7 +207,7 @@ def _moved_ns(header: dict[str, Any]) -> int:
 def _events(builder: Builder, dropped: dict[str, int]) -> Events:
     """Build the table of what was taken from a file, which the builder forgets."""
     count = builder.count
-    core, start, duration = _core(builder), builder.start_ns.column(count), builder.duration_ns.column(count)
+    core, start, duration = _core(builder), builder.start_ns.column(), builder.duration_ns.column()
     kept = ~_unusable(core, start, duration, dropped) & ~_repeating(builder, core)
     owner = _join_pairs(core, start, duration, kept, dropped)
     duration[duration == NONE] = 0
@@ -213,14 +217,14 @@ def _events(builder: Builder, dropped: dict[str, int]) -> Events:
     columns |= {"start_ns": start[rows], "duration_ns": duration[rows]}
     places = np.full(count, len(rows))
     places[rows] = np.arange(len(rows))
-    args: dict[str, Column] = {}
+    args: dict[str, Column | Sparse] = {}
     merged = owner is not None
     for name, column in _rest(builder, len(rows), places if owner is None else places[owner], merged=merged):
         _put(columns, args, name, column)
     layers = args.pop(LAYER, None)
     if isinstance(layers, Texts):
         columns["layer"] = _decoded(layers)
-    return Events.of(_with_layers(columns), args)
+    return Events.of(_with_layers(columns), SparseColumns(args))
 
 
 def _core(builder: Builder) -> dict[str, Texts]:
@@ -321,9 +325,14 @@ def _pairs(core: dict[str, Texts], start: Ints, rows: NDArray[np.intp]) -> Ints:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _rest(builder: Builder, count: int, places: Ints, *, merged: bool) -> Iterator[tuple[str, Column]]:
+def _rest(builder: Builder, count: int, places: Ints, *, merged: bool) -> Iterator[tuple[str, Column | Sparse]]:
     """Return what is not common to all events, by its name in the file, forgetting it in the builder."""
+    placing = Placing(places, count)
     for name in dict.fromkeys([*builder.whole, *builder.json]):
+        if not merged and _is_sparse(builder, name, count):
+            sparse = _sparse((builder.whole if name in builder.whole else builder.json).pop(name), placing, count)
+            yield from [(name, sparse)] if len(sparse.rows) else []
+            continue
         columns: list[Column] = []
         if name in builder.whole:
             ints = builder.whole.pop(name).column(count, places, merged=merged)
@@ -335,6 +344,17 @@ def _rest(builder: Builder, count: int, places: Ints, *, merged: bool) -> Iterat
         if len(columns) == 2 and _has_only_null(columns[1]):
             yield name + NULL, columns.pop()
         yield from [(name, _both(*columns))] if len(columns) == 2 else [(name, column) for column in columns]
+
+
+def _is_sparse(builder: Builder, name: str, count: int) -> bool:
+    """Return whether a name is that of an argument which few events have."""
+    found = [columns[name] for columns in (builder.whole, builder.json) if name in columns]
+    return len(found) == 1 and 0 < found[0].size <= _FEW * count and name not in NAMES and name != LAYER
+
+
+def _sparse(column: Numbers, placing: Placing, count: int) -> Sparse:
+    rows, values = placing.column(column)
+    return Sparse(rows, Texts(values, column.values) if isinstance(column, Coded) else values, count)
 
 
 def _has_only_null(column: Column) -> bool:
@@ -353,10 +373,10 @@ def _order(start: Ints, duration: Ints, thread: NDArray[np.int32], process: NDAr
     return order
 
 
-def _put(columns: dict[str, Column], args: dict[str, Column], name: str, column: Column) -> None:
+def _put(columns: dict[str, Column], args: dict[str, Column | Sparse], name: str, column: Column | Sparse) -> None:
     """Add a column under the name that it has in the normal form; what does not fit there becomes an argument."""
     known = NAMES.get(name)
-    if known is None:
+    if known is None or isinstance(column, Sparse):
         args[name] = column
     elif known in _TEXT_COLUMNS:
         columns[known] = _as_texts(column)
@@ -440,7 +460,7 @@ def _without_duplicates(events: Events, dropped: dict[str, int]) -> Events:
         return events
     near = np.logical_and.reduce([key[1:] == key[:-1] for key in keys[:-1]])
     tied = np.flatnonzero(np.append(near, False) | np.append(False, near))
-    columns = [*events.columns.values(), *events.args.values()]
+    columns = chain(events.columns.values(), events.args.values())
     values = [(column.codes if isinstance(column, Texts) else column)[tied] for column in columns]
     _, first = np.unique(np.stack(values, axis=1).astype(np.int64), axis=0, return_index=True)
     if len(first) == len(tied):

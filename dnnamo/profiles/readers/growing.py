@@ -4,7 +4,8 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,11 +14,23 @@ from numpy.typing import NDArray
 
 from dnnamo.profiles.events import NONE, Ints
 
-__all__ = ["EXACT_NS", "Coded", "Codes", "Numbers", "Rows", "Together", "exact_ns", "floats_ns", "integers"]
+__all__ = [
+    "EXACT_US",
+    "Coded",
+    "Codes",
+    "Numbers",
+    "Placing",
+    "Rows",
+    "Times",
+    "Together",
+    "exact_ns",
+    "floats",
+    "integers",
+]
 
 Rows = slice | NDArray[np.int64]
 
-EXACT_NS = 1000 << 43
+EXACT_US = 1 << 43
 """From here on a float of microseconds is no longer exact to the nanosecond."""
 
 _LARGEST_US = 9e15
@@ -37,6 +50,11 @@ class Numbers:
 
     def __init__(self) -> None:
         self.blocks: list[tuple[Rows, NDArray[Any]]] = []
+
+    @property
+    def size(self) -> int:
+        """Number of rows in the blocks."""
+        return sum(len(values) for _, values in self.blocks)
 
     def column(self, count: int, places: Ints | None = None, *, merged: bool = False) -> NDArray[Any]:
         """Return the column and forget the blocks.
@@ -62,6 +80,69 @@ class Numbers:
         column = self.column(count)
         self.blocks = blocks
         return column
+
+
+class _Group(NamedTuple):
+    """Rows of a file that several columns have.
+
+    Attributes:
+        rows: Where they go, in the order of the table.
+        order: Which of them goes to each of these.
+        blocks: The rows themselves; as long as they are here nothing else has their id.
+    """
+
+    rows: Ints
+    order: NDArray[np.intp]
+    blocks: list[Rows]
+
+
+class Placing:
+    """Takes columns from the rows of a file to those of a table, without the rows that have no value.
+
+    Args:
+        places: Where each row goes; `count` for those that go nowhere. No two go to one place.
+        count: Length of the table.
+    """
+
+    def __init__(self, places: Ints, count: int) -> None:
+        self._places, self._count = places, count
+        self._known: dict[tuple[int, ...], _Group] = {}
+
+    def column(self, column: Numbers) -> tuple[Ints, NDArray[Any]]:
+        """Return the rows of the table with a value and their values, and forget the column's blocks."""
+        blocks, column.blocks = column.blocks, []
+        group = self._group([rows for rows, _ in blocks])
+        values = np.concatenate([values for _, values in blocks])[group.order]
+        has = values != column.empty
+        return (group.rows, values) if has.all() else (group.rows[has], values[has])
+
+    def _group(self, blocks: list[Rows]) -> _Group:
+        """Return what columns of the same blocks have in common, which is mostly the case for those of one bucket."""
+        key = tuple(map(id, blocks))
+        if key not in self._known:
+            to = np.concatenate([self._places[rows] for rows in blocks])
+            has, order = np.zeros(self._count + 1, np.bool_), np.empty(self._count + 1, np.intp)
+            has[to] = True
+            order[to] = np.arange(len(to))
+            rows = np.flatnonzero(has[:-1])
+            self._known[key] = _Group(rows, order[rows], blocks)
+        return self._known[key]
+
+
+class Times:
+    """A column of nanoseconds, given as these or as microseconds, one piece of a file after the other."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[Rows, NDArray[np.float64] | Ints]] = []
+
+    def column(self) -> Ints:
+        """Return the column and forget the blocks."""
+        blocks, self.blocks = self.blocks, []
+        parts: list[Ints] = []
+        for is_us, same in groupby((values for _, values in blocks), lambda values: values.dtype == np.float64):
+            whole = np.concatenate([*same])  # at once, as a piece has few
+            parts.append(_ns_of(whole) if is_us else whole)
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
 
 
 class Codes(dict[Any, int]):
@@ -162,13 +243,17 @@ def integers(values: Sequence[int | None]) -> Ints:
         return np.array([NONE if value is None else value for value in values], np.int64)
 
 
-def floats_ns(values: Sequence[float]) -> Ints:
-    """Return nanoseconds of microseconds, NONE for what is not a number.
+def floats(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return floats as an array."""
+    return np.frombuffer(struct.pack(f"{len(values)}d", *values))
+
+
+def _ns_of(us: NDArray[np.float64]) -> Ints:
+    """Return nanoseconds of microseconds, NONE for what is not a number; the argument is written to.
 
     Below 2^43 they are exact, as then a float is off by less than half a nanosecond; what is before the point and what
     comes after it are converted apart, as the product of both could be rounded a second time.
     """
-    us = np.array(np.frombuffer(struct.pack(f"{len(values)}d", *values)))
     missing = np.isnan(us)
     us[missing] = 0
     whole = np.floor(np.clip(us, -_LARGEST_US, _LARGEST_US, out=us))
