@@ -27,6 +27,14 @@ def nothing(count: int) -> Ints:
     return np.broadcast_to(np.int64(NONE), count)
 
 
+class _Codes(dict[str | None, int]):
+    """Numbers of texts, in the order in which they first come."""
+
+    def __missing__(self, text: str | None) -> int:
+        self[text] = code = len(self) - 1
+        return code
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
     """A column of text in which few texts come many times.
@@ -42,10 +50,9 @@ class Texts:
     @classmethod
     def of(cls, texts: Iterable[str | None]) -> Texts:
         """Encode a text a row, None where it has none."""
-        found: dict[str | None, int] = {None: -1}
-        codes = [found.setdefault(text, len(found) - 1) for text in texts]
-        del found[None]
-        return cls(np.array(codes, np.int32), [text for text in found if text is not None])
+        found = _Codes({None: -1})
+        codes = np.fromiter(map(found.__getitem__, texts), np.int32)
+        return cls(codes, [text for text in found if text is not None])
 
     @classmethod
     def same(cls, text: str | None, count: int) -> Texts:

@@ -45,7 +45,9 @@ def preload(package: str) -> None:
 
 def preload_profiles() -> None:
     """Import what makes a stored profile of a recording, so that none of it is waited for once there is one."""
-    # Else Arrow's allocator starts a thread, and a process with several is not forked.
+    # Arrow's own allocators take new memory for each column of a table; the one that it has by default also starts a
+    # thread unless told otherwise, and a process with several is not forked.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     for name in ("build", "readers.kineto"):
         import_module(f"dnnamo.profiles.{name}")

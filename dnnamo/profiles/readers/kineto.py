@@ -8,6 +8,7 @@ allocations, Python's calls, shapes) is said in full only by the trace, so such 
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -86,21 +87,27 @@ def _raw(events: list[Any], kinds: Texts) -> Recording:
     """Build the table from the raw events, their kinds being known."""
     name, category = _with_layers(_texts(events, "name"), kinds)
     is_host = category.equal(*_ON_HOST, "layer")
+    one_process = bool(is_host.all())  # device_index is then the number of the process that the profiler ran in
     number, sequence = _ints(events, "correlation_id"), _ints(events, "sequence_nr")
+    has_sequence = sequence >= 0
+    forward_thread = np.full(len(events), NONE)
+    forward_thread[has_sequence] = _ints([*compress(events, has_sequence.tolist())], "fwd_thread_id")
     operation: Ints = np.where(is_host, number, NONE)
     columns: dict[str, Column] = {
         "name": name,
         "category": category,
-        "process": _numbers(events, "device_index"),
+        "process": Texts.same(str(events[0].device_index()), len(events))
+        if one_process and events
+        else _numbers(events, "device_index"),
         "thread": _numbers(events, "device_resource_id"),
         "start_ns": _ints(events, "start_ns"),
         "duration_ns": _ints(events, "duration_ns"),
         "operation": operation,
         "correlation": np.where(is_host, NONE, number),
-        "sequence": np.where(sequence >= 0, sequence, NONE),
-        "forward_thread": np.where(sequence >= 0, _ints(events, "fwd_thread_id"), NONE),
+        "sequence": np.where(has_sequence, sequence, NONE),
+        "forward_thread": forward_thread,
     }
-    if not is_host.all():
+    if not one_process:
         columns |= _of_others(events, category, operation)
     return Recording(source="kineto", events=Events.of(columns, {}))
 
