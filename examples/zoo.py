@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dnnamo
+from dnnamo.errors import JobFailed
 
 TEXT = {"batch": 2, "length": 32}
 IMAGE = {"batch": 2, "image": 64}
@@ -77,7 +78,7 @@ def told(name: str, jobs: dict[str, dnnamo.JobHandle]) -> bool:
     """Wait for a model's jobs and print what came of them; return whether all succeeded."""
     try:
         results = {method: job.wait().result for method, job in jobs.items()}
-    except dnnamo.JobFailed as error:
+    except JobFailed as error:
         print(f"{name:<24} {error}", flush=True)
         return False
     profile = jobs["profile_inference"].profile
